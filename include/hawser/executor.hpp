@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <coroutine>
+#include <cstdint>
+#include <exception>
+
+#include "hawser/stop_token.hpp"
+
+namespace hawser {
+
+/// How urgent a task is; also the order of the four channels.
+enum class priority : std::uint8_t { control, rpc, stream, bulk };
+
+inline constexpr std::size_t priority_count = 4;
+
+/// The clock of the library: monotonic, never the wall clock.
+using clock = std::chrono::steady_clock;
+
+namespace detail {
+
+/// One piece of runnable work, embedded in what it runs: posting allocates nothing.
+///
+/// Shape:  in at most one queue at a time; `run` may destroy the object.
+struct work {
+  using function = void (*)(work&) noexcept;
+
+  explicit work(function action) noexcept : run(action) {}
+
+  work* next = nullptr;
+  function run;
+};
+
+/// A deadline in an executor's timer wheel, embedded in what waits for it.
+///
+/// Threads: only the executor it is armed on.
+struct timer {
+  using function = void (*)(timer&) noexcept;
+
+  explicit timer(function action) noexcept : fire(action) {}
+  timer(const timer&) = delete;
+  timer& operator=(const timer&) = delete;
+
+  timer* previous = nullptr;  // null: not armed
+  timer* next = nullptr;
+  clock::time_point deadline;
+  function fire;
+
+  [[nodiscard]] bool armed() const noexcept { return previous != nullptr; }
+};
+
+/// Where tasks run: one worker of a runtime, or a simulated one in tests.
+class executor {
+ public:
+  executor(const executor&) = delete;
+  executor& operator=(const executor&) = delete;
+
+  /// The executor whose thread this is, or null. Never inlined: a coroutine may be resumed on
+  /// another thread, and compilers keep the address of thread-local data across suspensions.
+  [[nodiscard]] static executor* current() noexcept;
+
+  /// Queues `item` to run on this executor.
+  ///
+  /// Threads: any. Cost: no allocation; one wake-up per empty-to-non-empty change from elsewhere.
+  virtual void post(work& item, priority urgency) noexcept = 0;
+
+  /// Threads: only the executor's own.
+  virtual void arm(timer& entry, clock::time_point deadline) noexcept = 0;
+  virtual void disarm(timer& entry) noexcept = 0;
+
+  /// Threads: any.
+  [[nodiscard]] virtual clock::time_point now() const noexcept = 0;
+
+  /// Runs `item.run` on a thread that may block; false: the bounded queue is full.
+  [[nodiscard]] virtual bool post_blocking(work& item) noexcept = 0;
+
+  /// Says that independent work (scope::serve) failed. Logged and counted.
+  virtual void report_failure(std::exception_ptr failure) noexcept = 0;
+
+ protected:
+  executor() = default;
+  ~executor() = default;
+
+  /// Binds the calling thread to `here` (or to none).
+  static void bind(executor* here) noexcept;
+};
+
+/// What a task hands to everything it awaits.
+struct task_context {
+  stop_token stop;
+  priority urgency = priority::rpc;
+};
+
+}  // namespace detail
+
+}  // namespace hawser

@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <coroutine>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "hawser/buffer.hpp"
+#include "hawser/message.hpp"
+#include "hawser/operation.hpp"
+#include "hawser/result.hpp"
+#include "hawser/runtime.hpp"
+#include "hawser/task.hpp"
+
+namespace hawser {
+
+class channel;
+class link;
+
+namespace detail {
+class channel_core;
+class listener_core;
+class waiter_list;
+}  // namespace detail
+
+/// Bounds and habits of a link. What concerns the peer is negotiated: the smaller limit holds.
+///
+/// Shape: every field may also be given in the URI (`?channels=1`), which wins.
+/// Errors: errc::bad_config naming field, value and range.
+struct link_options {
+  unsigned channels = 4;  ///< 1 or 4 sockets; 4 falls back to 1 when attaching fails
+  std::array<std::size_t, 4> max_message_bytes{64 << 10, 16 << 20, 16 << 20, 16 << 20};
+  std::array<std::size_t, 4> window_bytes{64 << 10, 256 << 10, 1 << 20, 4 << 20};  ///< by channel
+  std::size_t urgent_window_bytes = 16 << 10;   ///< of each urgent lane; also its largest message
+  std::size_t queue_bytes = 8 << 20;            ///< accepted but unsent, a channel; then suspend
+  std::size_t reassembly_bytes = 64 << 20;      ///< for messages above the window, a link
+  std::size_t pinned_bytes = 4 << 20;           ///< of shared receive blocks; then copies
+  std::size_t socket_buffer_bytes = 1 << 20;    ///< asked of the system, a bulk or unix socket
+  std::chrono::milliseconds handshake_timeout{10'000};
+  std::chrono::milliseconds close_timeout{5'000};
+  std::chrono::milliseconds keepalive{20'000};          ///< ping after this much silence
+  std::chrono::milliseconds keepalive_timeout{20'000};  ///< then lost after this much more
+};
+
+/// What a listener adds.
+struct listen_options {
+  link_options link;
+  unsigned max_links = 10'000;     ///< beyond: the newcomer is refused with errc::limit_reached
+  unsigned max_links_per_user = 256;  ///< unix sockets, by uid of the peer
+  unsigned backlog = 1024;
+  bool any_user = false;           ///< unix sockets: admit other users too
+};
+
+/// Per-channel counts of messages, both lanes together.
+struct channel_counts {
+  std::uint64_t accepted = 0;  ///< taken from send()
+  std::uint64_t sent = 0;      ///< last byte given to the system
+  std::uint64_t consumed = 0;  ///< handed to the peer's application, as far as the peer has said
+  std::uint64_t received = 0;  ///< arrived from the peer, whole
+  std::uint64_t taken = 0;     ///< handed to our application by recv()
+};
+
+/// One of the four flow-controlled message queues of a link.
+///
+/// A reference to a channel is valid as long as any handle of its link. Awaiting an operation
+/// from another worker than the link's home moves the task there.
+///
+/// Threads: sends from any task, several at once: order is the order of acceptance. One receiver
+///          at a time. The try_ forms only on the link's home worker, where every task is that has
+///          awaited an operation of this link last.
+class channel {
+ public:
+  class send_op;
+  class send_batch_op;
+  class flush_op;
+  class recv_op;
+  class recv_batch_op;
+  class finish_op;
+
+  channel(const channel&) = delete;
+  channel& operator=(const channel&) = delete;
+
+  /// Completes when the channel has accepted the message within the peer's credit.
+  ///
+  /// Shape:   0..max_message_bytes; the bytes are copied before the await suspends or completes.
+  ///          Nothing happens until the returned operation is awaited.
+  /// Errors:  errc::closed, errc::link_lost, errc::too_large, errc::cancelled. On error nothing
+  ///          was accepted.
+  /// Cancel:  by the stop token; a message whose first byte has left completes instead.
+  /// Cost:    one copy; no allocation and no system call of its own on the home worker.
+  [[nodiscard]] send_op send(std::span<const std::byte> bytes, lane via = lane::normal);
+  [[nodiscard]] send_op send(std::string_view text, lane via = lane::normal);
+  [[nodiscard]] send_op send(std::span<const std::byte> bytes, message_header header,
+                             lane via = lane::normal);
+  /// As above, without the copy: the channel shares or takes the bytes.
+  [[nodiscard]] send_op send(buffer&& bytes, lane via = lane::normal);
+  [[nodiscard]] send_op send(shared_buffer bytes, lane via = lane::normal);
+  /// Forwards: payload and header fields; the message's own credit returns when it has left.
+  [[nodiscard]] send_op send(message&& forwarded, lane via = lane::normal);
+
+  /// Sends several, in order, with one await. Completes when all are accepted.
+  ///
+  /// Shape:   the messages are moved from as they are accepted; on error the rest is untouched.
+  /// Errors:  as send(); `failure` says how many were accepted, counts() too.
+  /// Cancel:  as send(); what was accepted stays accepted.
+  [[nodiscard]] send_batch_op send_batch(std::span<message> messages, lane via = lane::normal);
+
+  /// Completes when the system has every message accepted before.
+  ///
+  /// Errors:  errc::link_lost.
+  /// Cancel:  by the stop token; nothing is lost.
+  [[nodiscard]] flush_op flush();
+
+  /// The next message, or nothing once the peer has finished the channel and all is taken. Urgent
+  /// messages come first.
+  ///
+  /// Errors:  errc::link_lost after all that arrived was taken, errc::cancelled.
+  /// Cancel:  by the stop token; no message is lost.
+  /// Cost:    no suspension, allocation or system call while a message is ready.
+  [[nodiscard]] recv_op recv();
+
+  /// Waits for at least one message, then takes up to `most` that are ready. Empty at the end of
+  /// the channel.
+  ///
+  /// Errors, Cancel: as recv().
+  [[nodiscard]] recv_batch_op recv_batch(std::size_t most);
+
+  /// Accepts the message if that needs no waiting.
+  ///
+  /// Errors:  throws as send() does, but false instead of waiting.
+  [[nodiscard]] bool try_send(std::span<const std::byte> bytes, lane via = lane::normal);
+  /// A message if one is ready.
+  [[nodiscard]] std::optional<message> try_recv();
+
+  /// Half-close: no more sends from here; the peer's recv ends after the last message. Completes
+  /// when all that was accepted is with the system.
+  ///
+  /// Errors:  errc::link_lost.
+  /// Cancel:  by the stop token; the channel is finished all the same.
+  [[nodiscard]] finish_op finish();
+
+  /// Threads: home worker, or any once the link is closed.
+  [[nodiscard]] channel_counts counts() const noexcept;
+  [[nodiscard]] priority kind() const noexcept;
+
+ private:
+  friend class detail::channel_core;
+
+  explicit channel(detail::channel_core& core) noexcept : core_(&core) {}
+
+  detail::channel_core* core_;
+};
+
+/// The association of two endpoints: four channels, one fate.
+///
+/// Shape:   a handle, copyable; the last one to go closes the link in order, inside the runtime.
+/// Threads: handles may be copied and destroyed anywhere.
+class link {
+ public:
+  link() noexcept = default;
+  explicit link(detail::link_core* adopted) noexcept : core_(adopted) {}
+  link(const link& other) noexcept;
+  link(link&& other) noexcept : core_(std::exchange(other.core_, nullptr)) {}
+  link& operator=(link other) noexcept {
+    std::swap(core_, other.core_);
+    return *this;
+  }
+  ~link();
+
+  [[nodiscard]] channel& control() const noexcept { return at(priority::control); }
+  [[nodiscard]] channel& rpc() const noexcept { return at(priority::rpc); }
+  [[nodiscard]] channel& stream() const noexcept { return at(priority::stream); }
+  [[nodiscard]] channel& bulk() const noexcept { return at(priority::bulk); }
+  [[nodiscard]] channel& at(priority which) const noexcept;
+
+  /// Exchanges the final sequences of every lane, so that both sides know that all arrived, then
+  /// shuts the sockets. What arrived and was not taken can still be received.
+  ///
+  /// Errors:  errc::link_lost when the peer does not answer within close_timeout.
+  /// Cancel:  by the stop token; the closing goes on by itself.
+  [[nodiscard]] task<void> close() const;
+
+  /// Completes when the link has ended, in order or not; the value says why (errc::closed in
+  /// order).
+  ///
+  /// Cancel:  by the stop token.
+  [[nodiscard]] task<failure> ended() const;
+
+  [[nodiscard]] std::string peer() const;           ///< address and, on unix, pid and uid
+  [[nodiscard]] unsigned sockets() const noexcept;  ///< how many carry the channels now: 1..4
+  [[nodiscard]] explicit operator bool() const noexcept { return core_ != nullptr; }
+
+ private:
+  detail::link_core* core_ = nullptr;
+};
+
+/// Where links come in.
+///
+/// Shape:   move-only; the destructor stops listening and removes the socket file it made.
+class listener {
+ public:
+  listener(listener&&) noexcept;
+  listener& operator=(listener&&) noexcept;
+  ~listener();
+
+  /// The next link whose handshake is done. Handshakes run beside each other; one that fails or
+  /// is too slow is logged and concerns nobody else.
+  ///
+  /// Errors:  errc::closed once the listener is closed, errc::cancelled.
+  /// Cancel:  by the stop token; no link is lost.
+  [[nodiscard]] task<link> accept();
+  /// The address with what the system chose (the port of `tcp://:0`).
+  [[nodiscard]] const std::string& uri() const noexcept;
+
+ private:
+  friend listener listen(runtime&, std::string_view, listen_options);
+
+  explicit listener(std::shared_ptr<detail::listener_core> core) noexcept;
+
+  std::shared_ptr<detail::listener_core> core_;
+};
+
+/// Listens at `tcp://host:port` (no host: loopback), `unix:/path` or `inproc:name`.
+///
+/// Unix: the socket file gets mode 0600; a stale one is replaced, a live one refused; peers of
+/// other users are turned away before their first byte is parsed (listen_options::any_user).
+///
+/// Errors:  throws std::system_error: errc::bad_uri, errc::bad_config, errc::address_in_use,
+///          errc::unauthorized (a foreign or symbolic file at the path), or the system's code.
+/// Threads: any; blocks for name resolution.
+[[nodiscard]] listener listen(runtime& where, std::string_view uri, listen_options options = {});
+
+/// Connects and shakes hands, trying every address a name has, in order.
+///
+/// Errors:  errc::bad_uri, errc::unreachable, errc::refused, errc::unauthorized,
+///          errc::unsupported (no common version), errc::timed_out (handshake_timeout).
+/// Cancel:  by the stop token; nothing is left behind.
+[[nodiscard]] task<link> connect(std::string uri, link_options options = {});
+
+// ---- the awaitables of a channel ------------------------------------------------------------
+
+namespace detail {
+
+/// What all operations of a channel share: they run on the link's home worker, and hop there first.
+///
+/// Shape: may be moved until it is awaited; nothing has happened before.
+class channel_operation : public operation {
+ public:
+  [[nodiscard]] bool await_ready() noexcept { return ready(); }
+  template <class Promise>
+  [[nodiscard]] bool await_suspend(std::coroutine_handle<Promise> waiter) noexcept {
+    return suspend(waiter, context_of(waiter));
+  }
+
+ protected:
+  explicit channel_operation(channel_core& owner) noexcept : owner_(&owner) {}
+  channel_operation(channel_operation&&) noexcept = default;
+  ~channel_operation() = default;
+
+  /// Home's thread. True: done, nothing to wait for.
+  [[nodiscard]] virtual bool attempt() noexcept = 0;
+  /// Home's thread, after attempt() said false: enters the list it waits in.
+  virtual void enqueue() noexcept = 0;
+  /// Home's thread, once, before a suspension: what was borrowed must be copied now.
+  virtual void keep_bytes() noexcept {}
+
+  [[nodiscard]] bool ready() noexcept;  // attempt() if this is home
+  [[nodiscard]] bool suspend(std::coroutine_handle<> waiter, const task_context& context) noexcept;
+  void fail(errc code) noexcept { code_ = code; }
+  [[nodiscard]] failure why() const;
+
+  channel_core* owner_;
+  errc code_{};  // zero: success
+
+ private:
+  friend class channel_core;
+  friend class waiter_list;
+
+  void on_arrival() noexcept override;
+
+  channel_operation* queue_next_ = nullptr;  // in the channel's list of waiters
+  channel_operation* queue_previous_ = nullptr;
+};
+
+/// An operation that succeeds with nothing to say.
+class acknowledged_operation : public channel_operation {
+ public:
+  void await_resume() const {
+    if (code_ != errc{}) why().raise();
+  }
+  [[nodiscard]] result<void> await_result() const {
+    if (code_ != errc{}) return why();
+    return {};
+  }
+
+ protected:
+  using channel_operation::channel_operation;
+  acknowledged_operation(acknowledged_operation&&) noexcept = default;
+};
+
+}  // namespace detail
+
+class [[nodiscard]] channel::send_op final : public detail::acknowledged_operation {
+ public:
+  send_op(detail::channel_core& owner, std::span<const std::byte> borrowed, message_header header,
+          lane via) noexcept
+      : acknowledged_operation(owner), borrowed_(borrowed), header_(header), lane_(via) {}
+  send_op(detail::channel_core& owner, message&& owned, lane via) noexcept
+      : acknowledged_operation(owner),
+        owned_(std::move(owned)),
+        borrowed_(owned_.bytes()),
+        header_(owned_.header()),
+        lane_(via),
+        owns_(true) {}
+
+ private:
+  friend class detail::channel_core;
+
+  bool attempt() noexcept override;
+  void enqueue() noexcept override;
+  void on_cancel() noexcept override;
+  void keep_bytes() noexcept override;
+
+  message owned_;
+  std::span<const std::byte> borrowed_;
+  message_header header_;
+  lane lane_;
+  bool owns_ = false;
+  bool started_ = false;  // a first slice was handed to the wire: cannot be cancelled any more
+};
+
+class [[nodiscard]] channel::send_batch_op final : public detail::acknowledged_operation {
+ public:
+  send_batch_op(detail::channel_core& owner, std::span<message> messages, lane via) noexcept
+      : acknowledged_operation(owner), messages_(messages), lane_(via) {}
+
+ private:
+  friend class detail::channel_core;
+
+  bool attempt() noexcept override;
+  void enqueue() noexcept override;
+  void on_cancel() noexcept override;
+
+  std::span<message> messages_;
+  lane lane_;
+  bool started_ = false;
+};
+
+class [[nodiscard]] channel::flush_op final : public detail::acknowledged_operation {
+ public:
+  explicit flush_op(detail::channel_core& owner) noexcept : acknowledged_operation(owner) {}
+
+ private:
+  friend class detail::channel_core;
+
+  bool attempt() noexcept override;
+  void enqueue() noexcept override;
+  void on_cancel() noexcept override;
+
+  std::array<std::uint64_t, 2> target_{};
+  bool aimed_ = false;
+};
+
+class [[nodiscard]] channel::finish_op final : public detail::acknowledged_operation {
+ public:
+  explicit finish_op(detail::channel_core& owner) noexcept : acknowledged_operation(owner) {}
+
+ private:
+  friend class detail::channel_core;
+
+  bool attempt() noexcept override;
+  void enqueue() noexcept override;
+  void on_cancel() noexcept override;
+};
+
+class [[nodiscard]] channel::recv_op final : public detail::channel_operation {
+ public:
+  explicit recv_op(detail::channel_core& owner) noexcept : channel_operation(owner) {}
+
+  [[nodiscard]] std::optional<message> await_resume() {
+    if (code_ != errc{}) why().raise();
+    return std::move(message_);
+  }
+  [[nodiscard]] result<std::optional<message>> await_result() {
+    if (code_ != errc{}) return why();
+    return std::move(message_);
+  }
+
+ private:
+  friend class detail::channel_core;
+
+  bool attempt() noexcept override;
+  void enqueue() noexcept override;
+  void on_cancel() noexcept override;
+
+  std::optional<message> message_;
+};
+
+class [[nodiscard]] channel::recv_batch_op final : public detail::channel_operation {
+ public:
+  recv_batch_op(detail::channel_core& owner, std::size_t most) noexcept
+      : channel_operation(owner), most_(most) {}
+
+  [[nodiscard]] std::vector<message> await_resume() {
+    if (code_ != errc{}) why().raise();
+    return std::move(messages_);
+  }
+  [[nodiscard]] result<std::vector<message>> await_result() {
+    if (code_ != errc{}) return why();
+    return std::move(messages_);
+  }
+
+ private:
+  friend class detail::channel_core;
+
+  bool attempt() noexcept override;
+  void enqueue() noexcept override;
+  void on_cancel() noexcept override;
+
+  std::size_t most_;
+  std::vector<message> messages_;
+};
+
+}  // namespace hawser

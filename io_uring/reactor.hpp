@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "os/reactor.hpp"
+#include "receive_buffers.hpp"
+#include "ring.hpp"
+
+namespace hawser {
+
+class uring_reactor;
+
+/// Something with an event to report from turn(), outside of any completion.
+class uring_reporter {
+ public:
+  uring_reporter(const uring_reporter&) = delete;
+  uring_reporter& operator=(const uring_reporter&) = delete;
+
+ protected:
+  explicit uring_reporter(uring_reactor& home) noexcept : home_(home) {}
+  ~uring_reporter() = default;
+  void report_later() noexcept;
+  virtual void report() noexcept = 0;  // may destroy the object
+
+  uring_reactor& home_;
+
+ private:
+  friend class uring_reactor;
+
+  uring_reporter* next_ = nullptr;
+  bool queued_ = false;
+};
+
+/// The reactor on io_uring: receive and accept are armed once and complete many times, writes of a
+/// turn go out together, and a turn is one system call.
+class uring_reactor final : public reactor {
+ public:
+  /// Errors: throws std::system_error naming what was refused.
+  uring_reactor();
+  ~uring_reactor() override;
+
+  std::unique_ptr<stream> open(platform::native_handle socket, stream_events& owner) override;
+  std::unique_ptr<acceptor> listen(platform::native_handle socket, accept_events& owner) override;
+  void wait(platform::native_handle handle, readiness::kind what, readiness& entry) override;
+  void cancel_wait(readiness& entry) noexcept override;
+  void turn(clock::duration limit) noexcept override;
+  void wake() noexcept override;
+
+  // For streams and acceptors.
+  [[nodiscard]] uring& ring() noexcept { return ring_; }
+  [[nodiscard]] receive_buffers& buffers() noexcept { return *buffers_; }
+  [[nodiscard]] reactor_counters& count() noexcept { return counters_; }
+  void queue(uring_reporter& ready) noexcept;
+
+  [[nodiscard]] const std::vector<std::string>& features() const noexcept {
+    return ring_.features();
+  }
+
+ private:
+  struct waiter;
+  struct bell : completion {
+    explicit bell(uring_reactor& owner) noexcept;
+    uring_reactor& home;
+  };
+
+  void arm_bell() noexcept;
+  void require_multishot();
+  bool report_all() noexcept;
+
+  // The buffers go after the ring: until then the kernel may write to them.
+  std::optional<receive_buffers> buffers_;
+  uring ring_;
+  bell bell_;
+  int bell_event_ = -1;
+  uring_reporter* first_ = nullptr;
+  uring_reporter* last_ = nullptr;
+};
+
+}  // namespace hawser

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ring.hpp"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <memory>
+#include <system_error>
+
+#include "core/assert.hpp"
+#include "hand_over.hpp"
+#include "hawser/errc.hpp"
+#include "native.hpp"
+
+namespace hawser {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr unsigned submission_entries = 512;
+constexpr unsigned completion_entries = 4096;
+// What the last operations may take to come back when the ring is closed.
+constexpr unsigned closing_turns = 1000;
+
+struct setup_choice {
+  unsigned flags;
+  const char* name;
+};
+
+// In the order of preference; the kernel answers EINVAL to a flag that it does not know.
+constexpr std::array<setup_choice, 4> choices{{
+    {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+         IORING_SETUP_SUBMIT_ALL,
+     "SINGLE_ISSUER, DEFER_TASKRUN, SUBMIT_ALL"},
+    {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+         IORING_SETUP_SUBMIT_ALL,
+     "SINGLE_ISSUER, COOP_TASKRUN, SUBMIT_ALL"},
+    {IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
+     "COOP_TASKRUN, SUBMIT_ALL"},
+    {0, "no setup flags"},
+}};
+
+__kernel_timespec to_timespec(clock::duration limit) noexcept {
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(limit);
+  return {seconds.count(), std::chrono::nanoseconds(limit - seconds).count()};
+}
+
+void discard(completion& /*self*/, int /*result*/, unsigned /*flags*/) noexcept {}
+
+[[noreturn]] void refused(int number, const std::string& call) {
+  throw std::system_error(platform::system_error_code(number), call);
+}
+
+}  // namespace
+
+uring::uring(reactor_counters& counters) : counters_(counters) {
+  set_up();
+  try {
+    probe();
+  } catch (...) {
+    io_uring_queue_exit(&ring_);
+    throw;
+  }
+  if (io_uring_register_ring_fd(&ring_) == 1) features_.emplace_back("registered ring");
+}
+
+void uring::set_up() {
+  int failed = 0;
+  for (const setup_choice& choice : choices) {
+    io_uring_params params{};
+    params.flags = choice.flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+    params.cq_entries = completion_entries;
+    failed = io_uring_queue_init_params(submission_entries, &ring_, &params);
+    if (failed == 0) {
+      flagged_ = (choice.flags & IORING_SETUP_TASKRUN_FLAG) != 0;
+      features_.emplace_back(choice.name);
+      return;
+    }
+    if (failed != -EINVAL) break;
+  }
+  refused(-failed, "io_uring_setup");
+}
+
+void uring::require(bool there, const char* what) const {
+  if (!there) failure(errc::unsupported, std::string("io_uring has no ") + what).raise();
+}
+
+void uring::probe() {
+  constexpr unsigned wanted = IORING_FEAT_EXT_ARG | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE;
+  require((ring_.features & wanted) == wanted, "EXT_ARG, NODROP or SUBMIT_STABLE");
+  const std::unique_ptr<io_uring_probe, void (*)(io_uring_probe*)> known(
+      io_uring_get_probe_ring(&ring_), io_uring_free_probe);
+  require(known != nullptr, "probe");
+  for (const int op : {IORING_OP_ACCEPT, IORING_OP_RECV, IORING_OP_RECVMSG, IORING_OP_SENDMSG,
+                       IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL}) {
+    require(io_uring_opcode_supported(known.get(), op) != 0, "socket operations");
+  }
+}
+
+uring::~uring() {
+  completion ignored(&discard);
+  if (under_way_ != 0) {
+    io_uring_sqe& all = submission(ignored);
+    io_uring_prep_cancel(&all, nullptr, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+    io_uring_sqe_set_data(&all, &ignored);
+  }
+  for (unsigned i = 0; under_way_ != 0 && i < closing_turns; ++i) {
+    enter(10ms);
+    io_uring_cqe* arrived = nullptr;
+    while (io_uring_peek_cqe(&ring_, &arrived) == 0) {
+      if ((arrived->flags & IORING_CQE_F_MORE) == 0 && arrived->user_data != 0) --under_way_;
+      io_uring_cqe_seen(&ring_, arrived);
+    }
+  }
+  io_uring_queue_exit(&ring_);
+}
+
+io_uring_sqe& uring::submission(completion& to) noexcept {
+  io_uring_sqe* entry = io_uring_get_sqe(&ring_);
+  if (entry == nullptr) {
+    ++counters_.system_calls;
+    io_uring_submit(&ring_);
+    entry = io_uring_get_sqe(&ring_);
+    HAWSER_ASSERT(entry != nullptr);
+  }
+  ++under_way_;
+  io_uring_sqe_set_data(entry, &to);
+  return *entry;
+}
+
+// Its own completion carries no address: nobody needs to know whether there was something left.
+void uring::cancel(completion& target) noexcept {
+  io_uring_sqe& entry = submission(target);
+  --under_way_;
+  io_uring_prep_cancel(&entry, &target, 0);
+  io_uring_sqe_set_data(&entry, nullptr);
+}
+
+bool uring::kernel_has_work() const noexcept {
+  return !flagged_ || io_uring_sq_ready(&ring_) != 0 ||
+         (IO_URING_READ_ONCE(*ring_.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+}
+
+void uring::enter(clock::duration limit) noexcept {
+  if (io_uring_cq_ready(&ring_) != 0) limit = clock::duration::zero();
+  if (limit <= clock::duration::zero() && !kernel_has_work()) return;
+  ++counters_.system_calls;
+  hand_to_kernel();
+  int outcome = 0;
+  if (limit <= clock::duration::zero()) {
+    outcome = io_uring_submit_and_get_events(&ring_);
+  } else {
+    auto longest = to_timespec(limit);
+    io_uring_cqe* first = nullptr;
+    outcome = io_uring_submit_and_wait_timeout(&ring_, &first, 1, &longest, nullptr);
+  }
+  take_from_kernel();
+  // Anything else means that the ring is not what we think it is.
+  HAWSER_ASSERT(outcome >= 0 || outcome == -ETIME || outcome == -EINTR || outcome == -EAGAIN ||
+                outcome == -EBUSY || outcome == -ENOMEM);
+}
+
+void uring::turn(clock::duration limit) noexcept {
+  enter(limit);
+  dispatch();
+}
+
+// Each completion leaves the queue before it is acted upon, because the action may submit, and a
+// full submission queue goes to the kernel at once. Bounded by what was there at the start.
+void uring::dispatch() noexcept {
+  unsigned left = io_uring_cq_ready(&ring_);
+  unsigned head = 0;
+  io_uring_cqe* arrived = nullptr;
+  if (left == 0) return;
+  io_uring_for_each_cqe(&ring_, head, arrived) {
+    auto* const to = static_cast<completion*>(io_uring_cqe_get_data(arrived));
+    const int result = arrived->res;
+    const unsigned flags = arrived->flags;
+    io_uring_cq_advance(&ring_, 1);
+    if (to != nullptr) {
+      ++counters_.completions;
+      if ((flags & IORING_CQE_F_MORE) != 0) {
+        ++counters_.multishot;
+      } else {
+        --under_way_;
+      }
+      to->arrived(*to, result, flags);
+    }
+    if (--left == 0) break;
+  }
+}
+
+}  // namespace hawser

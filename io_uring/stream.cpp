@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "stream.hpp"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <new>
+#include <utility>
+
+#include "core/assert.hpp"
+#include "hawser/errc.hpp"
+#include "native.hpp"
+
+namespace hawser {
+
+uring_stream::uring_stream(uring_reactor& home, platform::native_handle socket,
+                           stream_events& owner) noexcept
+    : uring_reporter(home), socket_(socket), owner_(owner), read_(*this), write_(*this) {}
+
+uring_stream::~uring_stream() {
+  platform::close(socket_);
+  if (tail_ != nullptr) detail::release(tail_);
+}
+
+// ---- reading ----------------------------------------------------------------------------------
+
+void uring_stream::start_reading() noexcept {
+  arm_read();
+}
+
+// Which way the next bytes come:
+//
+//   on_block --> multishot --(the owner has direct space: cancel, last completion)--> direct
+//                    ^                                                                  |
+//                    +--- a few single reads found no direct space <--- single <--------+
+//
+// Both at once would deliver bytes out of order, so the next way is chosen only when the last
+// completion of the one before is here.
+void uring_stream::arm_read() noexcept {
+  if (closing_ || ended_ || read_.active) return;
+  const auto space = owner_.direct_space();
+  if (space.size() >= direct_bytes_min) {
+    arm_direct(space);
+  } else {
+    arm_block(singles_left_ == 0);
+    if (singles_left_ != 0) --singles_left_;
+  }
+}
+
+void uring_stream::arm_block(bool many) noexcept {
+  io_uring_sqe& entry = home_.ring().submission(read_);
+  if (many) {
+    io_uring_prep_recv_multishot(&entry, platform::descriptor(socket_), nullptr, 0, 0);
+  } else {
+    io_uring_prep_recv(&entry, platform::descriptor(socket_), nullptr, receive_buffers::bytes_each,
+                       0);
+  }
+  entry.flags |= IOSQE_BUFFER_SELECT;
+  entry.buf_group = receive_buffers::group;
+  read_.active = true;
+  mode_ = many ? mode::multishot : mode::single;
+}
+
+// Behind the owner's memory comes a little room for what follows it, mostly the next header: one
+// system call less for each run of direct bytes.
+void uring_stream::arm_direct(std::span<std::byte> space) noexcept {
+  try {
+    if (tail_ == nullptr) tail_ = detail::allocate_block(tail_bytes);
+  } catch (const std::bad_alloc&) {
+    end(make_error_code(errc::resource_exhausted));
+    return;
+  }
+  direct_ = space.size();
+  pieces_[0] = {space.data(), space.size()};
+  pieces_[1] = {tail_->data(), tail_bytes};
+  direct_message_ = {};
+  direct_message_.msg_iov = pieces_.data();
+  direct_message_.msg_iovlen = pieces_.size();
+  io_uring_sqe& entry = home_.ring().submission(read_);
+  io_uring_prep_recvmsg(&entry, platform::descriptor(socket_), &direct_message_, 0);
+  read_.active = true;
+  mode_ = mode::direct;
+}
+
+void uring_stream::on_read(int result, unsigned flags) noexcept {
+  const bool last = (flags & IORING_CQE_F_MORE) == 0;
+  if (last) read_.active = false;
+  const bool has_buffer = (flags & IORING_CQE_F_BUFFER) != 0;
+  if (result > 0 && !closing_) {
+    home_.count().bytes_read += static_cast<std::size_t>(result);
+    has_buffer ? deliver_block(flags, static_cast<std::size_t>(result))
+               : deliver_direct(static_cast<std::size_t>(result));
+  } else if (has_buffer) {
+    home_.buffers().give_back(flags);
+  }
+  if (closing_) {
+    close_when_idle();
+    return;
+  }
+  if (result == 0) {
+    end({});
+  } else if (result < 0 && !is_passing(-result)) {
+    end(platform::system_error_code(-result));
+  }
+  if (closing_ || ended_) return;
+  if (last) {
+    cancelling_ = false;
+    arm_read();
+  } else if (!cancelling_ && owner_.direct_space().size() >= direct_bytes_min) {
+    cancelling_ = true;
+    home_.ring().cancel(read_);
+  }
+}
+
+// Not an end of the stream: we cancelled it, or no buffer was left and there are new ones now.
+bool uring_stream::is_passing(int number) noexcept {
+  return number == ECANCELED || number == ENOBUFS || number == EINTR || number == EAGAIN;
+}
+
+void uring_stream::deliver_block(unsigned flags, std::size_t bytes) noexcept {
+  detail::block* filled = nullptr;
+  try {
+    filled = home_.buffers().take(flags, bytes);
+  } catch (const std::bad_alloc&) {
+    if (!ended_) end(make_error_code(errc::resource_exhausted));
+    return;
+  }
+  if (ended_) {
+    detail::release(filled);
+  } else {
+    owner_.on_block(filled, bytes);
+  }
+}
+
+void uring_stream::deliver_direct(std::size_t bytes) noexcept {
+  singles_left_ = singles_after_direct;
+  const auto direct = std::min(bytes, direct_);
+  owner_.on_direct(direct);
+  if (bytes > direct && !closing_) {
+    owner_.on_block(std::exchange(tail_, nullptr), bytes - direct);
+  }
+}
+
+// After a failure a multishot may still have completions under way; they are dropped.
+void uring_stream::end(std::error_code why) noexcept {
+  if (std::exchange(ended_, true)) return;
+  owner_.on_end(why);
+}
+
+// ---- writing ----------------------------------------------------------------------------------
+
+void uring_stream::write(std::span<const platform::io_slice> slices) noexcept {
+  HAWSER_ASSERT(!write_.active && !slices.empty() && slices.size() <= max_slices);
+  if (closing_) return;
+  std::transform(slices.begin(), slices.end(), unwritten_.begin(), platform::to_iovec);
+  first_unwritten_ = 0;
+  unwritten_count_ = slices.size();
+  submit_write();
+}
+
+void uring_stream::submit_write() noexcept {
+  write_message_ = {};
+  write_message_.msg_iov = unwritten_.data() + first_unwritten_;
+  write_message_.msg_iovlen = unwritten_count_ - first_unwritten_;
+  io_uring_sqe& entry = home_.ring().submission(write_);
+  io_uring_prep_sendmsg(&entry, platform::descriptor(socket_), &write_message_,
+                        MSG_NOSIGNAL | MSG_WAITALL);
+  write_.active = true;
+}
+
+void uring_stream::on_write(int result, unsigned /*flags*/) noexcept {
+  write_.active = false;
+  if (result > 0) home_.count().bytes_written += static_cast<std::size_t>(result);
+  if (closing_) {
+    close_when_idle();
+    return;
+  }
+  const bool passing = result == -EINTR || result == -EAGAIN;
+  if (result < 0 && !passing) {
+    owner_.on_written(platform::system_error_code(-result));
+  } else if (advance(static_cast<std::size_t>(std::max(result, 0)))) {
+    owner_.on_written({});
+  } else {
+    submit_write();
+  }
+}
+
+bool uring_stream::advance(std::size_t bytes) noexcept {
+  while (first_unwritten_ < unwritten_count_ && bytes >= unwritten_[first_unwritten_].iov_len) {
+    bytes -= unwritten_[first_unwritten_++].iov_len;
+  }
+  if (first_unwritten_ == unwritten_count_) return true;
+  iovec& cut = unwritten_[first_unwritten_];
+  cut.iov_base = static_cast<std::byte*>(cut.iov_base) + bytes;
+  cut.iov_len -= bytes;
+  return false;
+}
+
+// ---- closing ----------------------------------------------------------------------------------
+
+// The descriptor stays open until the last completion: a submission that waits in the queue names
+// it by number, and the number must not become another file's.
+void uring_stream::close() noexcept {
+  if (std::exchange(closing_, true)) return;
+  if (read_.active && !cancelling_) home_.ring().cancel(read_);
+  if (write_.active) home_.ring().cancel(write_);
+  close_when_idle();
+}
+
+void uring_stream::close_when_idle() noexcept {
+  if (!read_.active && !write_.active) report_later();
+}
+
+void uring_stream::report() noexcept {
+  platform::close(std::exchange(socket_, platform::no_handle));
+  ++home_.count().system_calls;
+  owner_.on_closed();
+}
+
+std::unique_ptr<stream> uring_reactor::open(platform::native_handle socket, stream_events& owner) {
+  return std::make_unique<uring_stream>(*this, socket, owner);
+}
+
+}  // namespace hawser

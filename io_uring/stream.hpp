@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <array>
+#include <cstddef>
+#include <span>
+
+#include "hawser/buffer.hpp"
+#include "os/reactor.hpp"
+#include "reactor.hpp"
+
+namespace hawser {
+
+/// A connected socket on io_uring: at most one receive and one send are with the kernel.
+class uring_stream final : public stream, private uring_reporter {
+ public:
+  uring_stream(uring_reactor& home, platform::native_handle socket, stream_events& owner) noexcept;
+  ~uring_stream() override;
+
+  void start_reading() noexcept override;
+  void write(std::span<const platform::io_slice> slices) noexcept override;
+  void close() noexcept override;
+
+ private:
+  // Less than this is cheaper to copy than to cancel a receive for.
+  static constexpr std::size_t direct_bytes_min = 16 << 10;
+  static constexpr std::size_t tail_bytes = 4 << 10;
+  static constexpr unsigned singles_after_direct = 4;
+
+  enum class mode : std::uint8_t { multishot, single, direct };
+  template <void (uring_stream::*Handle)(int, unsigned) noexcept>
+  struct operation : completion {
+    explicit operation(uring_stream& owner) noexcept
+        : completion([](completion& self, int result, unsigned flags) noexcept {
+            (static_cast<operation&>(self).stream.*Handle)(result, flags);
+          }),
+          stream(owner) {}
+    uring_stream& stream;
+    bool active = false;
+  };
+
+  void arm_read() noexcept;
+  void arm_block(bool many) noexcept;
+  void arm_direct(std::span<std::byte> space) noexcept;
+  void on_read(int result, unsigned flags) noexcept;
+  [[nodiscard]] static bool is_passing(int number) noexcept;
+  void deliver_block(unsigned flags, std::size_t bytes) noexcept;
+  void deliver_direct(std::size_t bytes) noexcept;
+  void end(std::error_code why) noexcept;
+
+  void submit_write() noexcept;
+  void on_write(int result, unsigned flags) noexcept;
+  /// True: all is written.
+  [[nodiscard]] bool advance(std::size_t bytes) noexcept;
+
+  void close_when_idle() noexcept;
+  void report() noexcept override;
+
+  platform::native_handle socket_;
+  stream_events& owner_;
+  operation<&uring_stream::on_read> read_;
+  operation<&uring_stream::on_write> write_;
+  mode mode_ = mode::multishot;
+  bool closing_ = false;
+  bool ended_ = false;
+  bool cancelling_ = false;
+  unsigned singles_left_ = 0;
+  std::size_t direct_ = 0;
+  detail::block* tail_ = nullptr;
+  std::array<iovec, 2> pieces_{};
+  msghdr direct_message_{};
+  msghdr write_message_{};
+  std::size_t first_unwritten_ = 0;
+  std::size_t unwritten_count_ = 0;
+  std::array<iovec, max_slices> unwritten_;
+};
+
+}  // namespace hawser

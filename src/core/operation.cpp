@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hawser/operation.hpp"
+
+namespace hawser::detail {
+
+void operation::finish() noexcept {
+  finished_ = true;
+  // From here no stop request can post a cancel; one that is running elsewhere is waited for, and
+  // what it wrote to cancel_ is visible to us then.
+  stop_.reset();
+  if (cancel_.has_value() && !cancel_passed_) return;  // run_cancel() resumes
+  home_->post(*this, urgency_);
+}
+
+void operation::travel() noexcept {
+  run = &operation::run_arrival;
+  home_->post(*this, urgency_);
+}
+
+void operation::run_arrival(work& self) noexcept {
+  self.run = &operation::run_resume;
+  static_cast<operation&>(self).on_arrival();
+}
+
+void operation::run_resume(work& self) noexcept {
+  static_cast<operation&>(self).waiter_.resume();
+}
+
+void operation::stop_requested() noexcept {
+  if (executor::current() == home_) {
+    if (!finished_) on_cancel();
+    return;
+  }
+  cancel_.emplace(*this);
+  home_->post(*cancel_, urgency_);
+}
+
+void operation::run_cancel(work& self) noexcept {
+  operation& owner = *static_cast<cancel_work&>(self).owner_;
+  owner.cancel_passed_ = true;
+  if (owner.finished_) {
+    owner.home_->post(owner, owner.urgency_);
+  } else {
+    owner.on_cancel();
+  }
+}
+
+}  // namespace hawser::detail

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <utility>
+
+namespace hawser::detail {
+
+/// A first-in first-out queue that keeps its memory: no allocation once it is warm.
+///
+/// Errors: push() throws std::bad_alloc; the queue is unchanged then.
+template <class T>
+class ring {
+ public:
+  ring() noexcept = default;
+  ring(const ring&) = delete;
+  ring& operator=(const ring&) = delete;
+  ~ring() {
+    clear();
+    release_memory();
+  }
+
+  [[nodiscard]] bool empty() const noexcept { return first_ == last_; }
+  [[nodiscard]] std::size_t size() const noexcept { return last_ - first_; }
+  [[nodiscard]] T& front() noexcept { return slots_[first_ & mask_]; }
+  [[nodiscard]] const T& front() const noexcept { return slots_[first_ & mask_]; }
+  [[nodiscard]] T& back() noexcept { return slots_[(last_ - 1) & mask_]; }
+  [[nodiscard]] T& at(std::size_t index) noexcept { return slots_[(first_ + index) & mask_]; }
+
+  template <class... Args>
+  T& emplace(Args&&... args) {
+    if (slots_ == nullptr || size() > mask_) grow();
+    T* slot = new (&slots_[last_ & mask_]) T(std::forward<Args>(args)...);
+    ++last_;
+    return *slot;
+  }
+  void pop() noexcept {
+    front().~T();
+    ++first_;
+  }
+  void clear() noexcept {
+    while (!empty()) pop();
+  }
+
+ private:
+  void grow() {
+    const std::size_t capacity = slots_ == nullptr ? 8 : (mask_ + 1) * 2;
+    T* larger = std::allocator<T>().allocate(capacity);
+    const std::size_t count = size();
+    for (std::size_t i = 0; i < count; ++i) {
+      new (&larger[i]) T(std::move(at(i)));
+      at(i).~T();
+    }
+    release_memory();
+    slots_ = larger;
+    mask_ = capacity - 1;
+    first_ = 0;
+    last_ = count;
+  }
+  void release_memory() noexcept {
+    if (slots_ != nullptr) std::allocator<T>().deallocate(slots_, mask_ + 1);
+  }
+
+  T* slots_ = nullptr;
+  std::size_t mask_ = 0;
+  std::size_t first_ = 0;  // free-running; the difference is the size
+  std::size_t last_ = 0;
+};
+
+}  // namespace hawser::detail

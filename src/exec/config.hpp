@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "hawser/runtime.hpp"
+
+namespace hawser::detail {
+
+/// Checks every field and puts defaults in the place of zeros.
+///
+/// Errors: throws errc::bad_config naming field, value and range.
+[[nodiscard]] executor_config checked(executor_config config);
+
+}  // namespace hawser::detail

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "exec/runtime_core.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/assert.hpp"
+#include "exec/config.hpp"
+#include "exec/startup.hpp"
+#include "hawser/errc.hpp"
+
+namespace hawser::detail {
+namespace {
+
+using namespace std::chrono_literals;
+
+// After on_abandon the sockets still have to report that they are closed.
+constexpr std::chrono::milliseconds abandon_limit = 1s;
+
+std::string describe(const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const std::exception& error) {
+    return error.what();
+  } catch (...) {
+    return "an exception that is no std::exception";
+  }
+}
+
+}  // namespace
+
+runtime_core::runtime_core(executor_config config)
+    : config_(checked(std::move(config))),
+      blocking_(config_.blocking_threads, config_.blocking_queue) {
+  const auto start = std::make_shared<startup>(config_.backend, config_.threads);
+  start_threads(start);
+  try {
+    report_ = start->run(static_cast<unsigned>(threads_.size()));
+  } catch (const std::exception&) {
+    for (std::thread& thread : threads_) thread.join();
+    throw;
+  }
+  if (start->fell_back()) {
+    log(log_level::warning, "reactor", report_.reason + "; using " + report_.mechanism);
+  }
+}
+
+runtime_core::~runtime_core() {
+  HAWSER_ASSERT(worker::current() == nullptr || &worker::current()->runtime() != this);
+  shut_down();
+}
+
+void runtime_core::start_threads(const std::shared_ptr<startup>& start) {
+  workers_.reserve(config_.threads);
+  threads_.reserve(config_.threads);
+  for (unsigned i = 0; i < config_.threads; ++i) {
+    workers_.push_back(std::make_unique<detail::worker>(*this, i));
+  }
+  for (const auto& each : workers_) {
+    try {
+      threads_.emplace_back([this, self = each.get(), start] { thread_main(*self, *start); });
+    } catch (const std::system_error&) {
+      return;  // startup::run() finds out
+    }
+  }
+}
+
+// A reactor dies on its own thread, but not before everybody has stopped waking it: the other
+// workers have once all of them have ended, shut_down() says when it has.
+void runtime_core::thread_main(detail::worker& self, startup& start) noexcept {
+  platform::name_thread(("hawser-" + std::to_string(self.index())).c_str());
+  self.adopt(start.obtain());
+  if (start.ready()) {
+    self.loop();
+    std::unique_lock guard(mutex_);
+    ++ended_workers_;
+    changed_.notify_all();
+    changed_.wait(guard, [this] {
+      return reactors_may_go_ && ended_workers_ == workers_.size();
+    });
+  }
+  self.drop_reactor();
+}
+
+// Blocking calls end while the workers still turn, because each of them posts its result.
+void runtime_core::shut_down() noexcept {
+  request_stop();
+  tell_workers(worker::phase::closing);
+  if (!wait_for_components(config_.shutdown_deadline)) {
+    log(log_level::warning, "runtime", "shutdown_deadline has passed: closing what is left hard");
+    tell_workers(worker::phase::abandoning);
+    if (!wait_for_components(abandon_limit)) {
+      log(log_level::error, "runtime", "links or listeners do not end and are left behind");
+    }
+  }
+  blocking_.stop();
+  tell_workers(worker::phase::stopping);
+  {
+    const std::lock_guard guard(mutex_);
+    reactors_may_go_ = true;
+    changed_.notify_all();
+  }
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void runtime_core::tell_workers(detail::worker::phase next) noexcept {
+  for (const auto& each : workers_) each->enter_phase(next);
+}
+
+bool runtime_core::wait_for_components(std::chrono::milliseconds limit) noexcept {
+  std::unique_lock guard(mutex_);
+  return changed_.wait_for(guard, limit, [this] { return components_ == 0; });
+}
+
+void runtime_core::component_added() noexcept {
+  const std::lock_guard guard(mutex_);
+  ++components_;
+}
+
+void runtime_core::component_removed() noexcept {
+  const std::lock_guard guard(mutex_);
+  if (--components_ == 0) changed_.notify_all();
+}
+
+// A worker that is out of work keeps turning while another may still post to it.
+bool runtime_core::may_end(detail::worker& asking, bool idle, bool late) noexcept {
+  if ((idle || late) && !asking.quiet_) {
+    asking.quiet_ = true;
+    if (quiet_workers_.fetch_add(1, std::memory_order_acq_rel) + 1 == size()) {
+      for (const auto& each : workers_) each->reactor().wake();
+    }
+  }
+  return late || (idle && quiet_workers_.load(std::memory_order_acquire) == size());
+}
+
+detail::worker& runtime_core::pick_home() noexcept {
+  const auto first = next_home_.fetch_add(1, std::memory_order_relaxed);
+  detail::worker* best = nullptr;
+  for (unsigned i = 0; i < size(); ++i) {
+    detail::worker& candidate = worker((first + i) % size());
+    if (best == nullptr || candidate.open_links() < best->open_links()) best = &candidate;
+  }
+  return *best;
+}
+
+detail::worker& runtime_core::next_entry() noexcept {
+  return worker(next_entry_.fetch_add(1, std::memory_order_relaxed) % size());
+}
+
+void runtime_core::log(log_level level, std::string_view area, std::string_view text) noexcept {
+  if (!config_.log) return;
+  try {
+    config_.log(log_event{level, area, text});
+  } catch (...) {
+    // A sink must not throw; there is nobody left to tell.
+  }
+}
+
+void runtime_core::fill_random(std::byte* bytes, std::size_t count) noexcept {
+  if (config_.random != nullptr) {
+    config_.random->fill(bytes, count);
+  } else {
+    platform::fill_random(bytes, count);
+  }
+}
+
+void runtime_core::report_failure(std::exception_ptr failure) noexcept {
+  failed_tasks_.fetch_add(1, std::memory_order_relaxed);
+  if (has_log()) log(log_level::error, "scope", describe(failure));
+}
+
+bool runtime_core::add_name(const std::string& name, std::weak_ptr<void> owner) {
+  const std::lock_guard guard(mutex_);
+  auto& place = names_[name];
+  if (!place.expired()) return false;
+  place = std::move(owner);
+  return true;
+}
+
+void runtime_core::remove_name(const std::string& name) noexcept {
+  const std::lock_guard guard(mutex_);
+  names_.erase(name);
+}
+
+std::shared_ptr<void> runtime_core::find_name(const std::string& name) {
+  const std::lock_guard guard(mutex_);
+  const auto found = names_.find(name);
+  return found == names_.end() ? nullptr : found->second.lock();
+}
+
+runtime_stats runtime_core::stats() const {
+  runtime_stats all;
+  all.workers.reserve(workers_.size());
+  for (const auto& each : workers_) {
+    all.workers.push_back(each->stats());
+    all.open_links += each->open_links();
+  }
+  all.failed_tasks = failed_tasks_.load(std::memory_order_relaxed);
+  return all;
+}
+
+}  // namespace hawser::detail

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "exec/blocking_pool.hpp"
+#include "exec/worker.hpp"
+#include "hawser/log.hpp"
+#include "hawser/runtime.hpp"
+#include "hawser/stop_token.hpp"
+#include "os/platform.hpp"
+
+namespace hawser::detail {
+
+class startup;
+
+/// What a runtime consists of, for the layers above.
+///
+/// Threads: any, all members.
+class runtime_core {
+ public:
+  /// Errors: as runtime's constructor.
+  explicit runtime_core(executor_config config);
+  ~runtime_core();
+  runtime_core(const runtime_core&) = delete;
+  runtime_core& operator=(const runtime_core&) = delete;
+
+  [[nodiscard]] unsigned size() const noexcept { return static_cast<unsigned>(workers_.size()); }
+  [[nodiscard]] detail::worker& worker(unsigned index) noexcept { return *workers_[index]; }
+  /// The worker with the fewest open links; takes turns among equals. Say link_opened() to it.
+  [[nodiscard]] detail::worker& pick_home() noexcept;
+  /// Where a task starts that came from outside: the workers in turn.
+  [[nodiscard]] detail::worker& next_entry() noexcept;
+
+  void request_stop() noexcept { stop_.request_stop(); }
+  [[nodiscard]] stop_token stop() noexcept { return stop_.token(); }
+
+  /// Hands an event to the application's sink; what the sink throws is dropped.
+  void log(log_level level, std::string_view area, std::string_view text) noexcept;
+  /// True: somebody listens; skip building the text otherwise.
+  [[nodiscard]] bool has_log() const noexcept { return static_cast<bool>(config_.log); }
+  void fill_random(std::byte* bytes, std::size_t count) noexcept;
+  void report_failure(std::exception_ptr failure) noexcept;
+  [[nodiscard]] bool post_blocking(work& item) noexcept { return blocking_.post(item); }
+
+  /// Names of `inproc:` listeners. False: taken.
+  [[nodiscard]] bool add_name(const std::string& name, std::weak_ptr<void> owner);
+  void remove_name(const std::string& name) noexcept;
+  /// Null: nobody listens there.
+  [[nodiscard]] std::shared_ptr<void> find_name(const std::string& name);
+
+  [[nodiscard]] const executor_config& config() const noexcept { return config_; }
+  [[nodiscard]] const backend_report& report() const noexcept { return report_; }
+  [[nodiscard]] runtime_stats stats() const;
+
+ private:
+  friend class detail::worker;
+
+  void start_threads(const std::shared_ptr<startup>& start);
+  void thread_main(detail::worker& self, startup& start) noexcept;
+  void shut_down() noexcept;
+  void tell_workers(detail::worker::phase next) noexcept;
+  /// True: none is left.
+  bool wait_for_components(std::chrono::milliseconds limit) noexcept;
+  // What workers say.
+  void component_added() noexcept;
+  void component_removed() noexcept;
+  /// By a worker that stops, each turn: may it end now? `late`: it will not wait any longer.
+  [[nodiscard]] bool may_end(detail::worker& asking, bool idle, bool late) noexcept;
+
+  executor_config config_;
+  backend_report report_;
+  stop_source stop_;
+  blocking_pool blocking_;
+  std::vector<std::unique_ptr<detail::worker>> workers_;
+  std::vector<std::thread> threads_;
+  std::atomic<unsigned> next_home_{0};
+  std::atomic<unsigned> next_entry_{0};
+  std::atomic<std::uint64_t> failed_tasks_{0};
+  std::atomic<unsigned> quiet_workers_{0};
+  std::mutex mutex_;  // what follows
+  std::condition_variable changed_;
+  std::size_t components_ = 0;
+  std::size_t ended_workers_ = 0;
+  bool reactors_may_go_ = false;
+  std::map<std::string, std::weak_ptr<void>, std::less<>> names_;
+};
+
+}  // namespace hawser::detail

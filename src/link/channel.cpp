@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operations of a channel: what each does at once, what it waits for, and how it is cancelled.
+#include <new>
+#include <utility>
+
+#include "core/assert.hpp"
+#include "link/link_core.hpp"
+
+namespace hawser {
+
+namespace detail {
+
+// ---- what all operations share --------------------------------------------------------------
+
+bool channel_operation::ready() noexcept {
+  return owner_->owner().at_home() && attempt();
+}
+
+// On home, ready() has just tried. Elsewhere the operation goes home first and tries there; the
+// task resumes on home either way.
+bool channel_operation::suspend(std::coroutine_handle<> waiter,
+                                const task_context& context) noexcept {
+  link_core& core = owner_->owner();
+  keep_bytes();
+  begin(core.home(), waiter, context);
+  set_urgency(owner_->api().kind());
+  if (!core.at_home()) {
+    travel();
+    return true;
+  }
+  enqueue();
+  watch_stop();
+  return true;
+}
+
+void channel_operation::on_arrival() noexcept {
+  if (attempt()) return resume_here();
+  enqueue();
+  watch_stop();
+}
+
+failure channel_operation::why() const {
+  wire::machine& wire = owner_->wire();
+  if (code_ == errc::link_lost && wire.ended()) return {code_, wire.why().text()};
+  static constexpr const char* names[] = {"control", "rpc", "stream", "bulk"};
+  return {code_, std::string("channel ") + names[owner_->index()]};
+}
+
+// ---- channel_core ---------------------------------------------------------------------------
+
+wire::machine& channel_core::wire() noexcept {
+  return owner_->wire();
+}
+
+errc channel_core::ended_code() noexcept {
+  wire::machine& machine = wire();
+  return machine.ended() && machine.why().code() != errc::closed ? errc::link_lost : errc::closed;
+}
+
+std::optional<message> channel_core::take() noexcept {
+  auto next = wire().take(index_);
+  if (!next.has_value()) return std::nullopt;
+  owner_->note_delivery();
+  const std::uint32_t lane_and_flag =
+      next->lane | (next->reassembled ? link_core::reassembled_flag : 0);
+  return message(std::move(next->payload), next->header,
+                 next->lane % 2 == 1 ? lane::urgent : lane::normal,
+                 lease(*owner_, lane_and_flag, next->cost));
+}
+
+void channel_core::retry(waiter_list& waiting) noexcept {
+  while (!waiting.empty()) {
+    channel_operation& first = *waiting.first();
+    if (!first.attempt()) return;
+    waiting.remove(first);
+    first.finish();
+  }
+}
+
+void channel_core::readable() noexcept {
+  retry(receivers);
+}
+
+void channel_core::writable() noexcept {
+  for (auto& lane_senders : senders) retry(lane_senders);
+  retry(flushers);  // a finish() may have waited for the last growing message
+}
+
+void channel_core::flushed() noexcept {
+  retry(flushers);
+}
+
+}  // namespace detail
+
+// ---- send -----------------------------------------------------------------------------------
+
+bool channel::send_op::attempt() noexcept {
+  wire::machine& wire = owner_->wire();
+  const std::size_t index = owner_->lane_index(lane_);
+  if (started_) {
+    if (wire.growing(index) && !wire.ended()) return false;
+    if (wire.abandoned(index) || wire.growing(index)) fail(owner_->ended_code());
+    return true;
+  }
+  if (owner_->senders[static_cast<std::size_t>(lane_)].contains_others_before(*this)) return false;
+  const auto said = owns_ ? wire.send(index, owned_) : wire.send(index, borrowed_, header_);
+  switch (said) {
+    case wire::verdict::accepted:
+      break;
+    case wire::verdict::started:
+      started_ = true;
+      owner_->owner().touch();
+      return false;
+    case wire::verdict::blocked:
+      return false;
+    case wire::verdict::too_large:
+      fail(errc::too_large);
+      return true;
+    case wire::verdict::ended:
+      fail(owner_->ended_code());
+      return true;
+  }
+  owner_->owner().touch();
+  return true;
+}
+
+void channel::send_op::enqueue() noexcept {
+  owner_->senders[static_cast<std::size_t>(lane_)].push(*this);
+}
+
+void channel::send_op::on_cancel() noexcept {
+  if (started_) return;  // the first byte has left: it completes
+  owner_->senders[static_cast<std::size_t>(lane_)].remove(*this);
+  fail(errc::cancelled);
+  finish();
+}
+
+void channel::send_op::keep_bytes() noexcept {
+  if (owns_ || started_) return;
+  try {
+    owned_ = message(shared_buffer(buffer::copy_of(borrowed_)), header_);
+    owns_ = true;
+  } catch (const std::bad_alloc&) {
+    std::terminate();
+  }
+}
+
+// ---- send_batch -----------------------------------------------------------------------------
+
+bool channel::send_batch_op::attempt() noexcept {
+  wire::machine& wire = owner_->wire();
+  const std::size_t index = owner_->lane_index(lane_);
+  if (started_) {
+    if (wire.growing(index) && !wire.ended()) return false;
+    if (wire.abandoned(index) || wire.growing(index)) {
+      fail(owner_->ended_code());
+      return true;
+    }
+    started_ = false;
+    messages_ = messages_.subspan(1);
+  }
+  if (owner_->senders[static_cast<std::size_t>(lane_)].contains_others_before(*this)) return false;
+  while (!messages_.empty()) {
+    switch (wire.send(index, messages_.front())) {
+      case wire::verdict::accepted:
+        messages_ = messages_.subspan(1);
+        owner_->owner().touch();
+        continue;
+      case wire::verdict::started:
+        started_ = true;
+        owner_->owner().touch();
+        return false;
+      case wire::verdict::blocked:
+        return false;
+      case wire::verdict::too_large:
+        fail(errc::too_large);
+        return true;
+      case wire::verdict::ended:
+        fail(owner_->ended_code());
+        return true;
+    }
+  }
+  return true;
+}
+
+void channel::send_batch_op::enqueue() noexcept {
+  owner_->senders[static_cast<std::size_t>(lane_)].push(*this);
+}
+
+void channel::send_batch_op::on_cancel() noexcept {
+  if (started_) return;
+  owner_->senders[static_cast<std::size_t>(lane_)].remove(*this);
+  fail(errc::cancelled);
+  finish();
+}
+
+// ---- flush and finish -----------------------------------------------------------------------
+
+bool channel::flush_op::attempt() noexcept {
+  wire::machine& wire = owner_->wire();
+  bool done = true;
+  for (std::size_t i = 0; i < 2; ++i) {
+    const std::size_t index = wire::lane_of(owner_->index(), i == 1);
+    if (!aimed_) target_[i] = wire.accepted(index);
+    done = done && wire.sent(index) >= target_[i];
+  }
+  aimed_ = true;
+  if (done) return true;
+  if (!wire.ended()) return false;
+  fail(errc::link_lost);
+  return true;
+}
+
+void channel::flush_op::enqueue() noexcept {
+  owner_->flushers.push(*this);
+}
+
+void channel::flush_op::on_cancel() noexcept {
+  owner_->flushers.remove(*this);
+  fail(errc::cancelled);
+  finish();
+}
+
+bool channel::finish_op::attempt() noexcept {
+  wire::machine& wire = owner_->wire();
+  if (!wire.finished(owner_->index())) {
+    wire.finish(owner_->index());
+    owner_->owner().touch();
+  }
+  bool done = true;
+  for (const bool is_urgent : {false, true}) {
+    const std::size_t index = wire::lane_of(owner_->index(), is_urgent);
+    done = done && !wire.growing(index) && wire.sent(index) >= wire.accepted(index);
+  }
+  if (done) return true;
+  if (!wire.ended()) return false;
+  fail(errc::link_lost);
+  return true;
+}
+
+void channel::finish_op::enqueue() noexcept {
+  owner_->flushers.push(*this);
+}
+
+void channel::finish_op::on_cancel() noexcept {
+  owner_->flushers.remove(*this);
+  fail(errc::cancelled);
+  finish();
+}
+
+// ---- recv -----------------------------------------------------------------------------------
+
+namespace {
+
+// What a receiver finds when no message is there. True: it need not wait.
+enum class nothing_ready : std::uint8_t { wait, end_of_channel, lost };
+
+nothing_ready look(wire::machine& wire, std::size_t channel) noexcept {
+  if (wire.at_end(channel)) return nothing_ready::end_of_channel;
+  if (!wire.ended()) return nothing_ready::wait;
+  return wire.why().code() == errc::closed ? nothing_ready::end_of_channel : nothing_ready::lost;
+}
+
+}  // namespace
+
+bool channel::recv_op::attempt() noexcept {
+  message_ = owner_->take();
+  if (message_.has_value()) return true;
+  switch (look(owner_->wire(), owner_->index())) {
+    case nothing_ready::wait:
+      return false;
+    case nothing_ready::end_of_channel:
+      return true;
+    case nothing_ready::lost:
+      fail(errc::link_lost);
+      return true;
+  }
+  return false;
+}
+
+void channel::recv_op::enqueue() noexcept {
+  HAWSER_ASSERT(owner_->receivers.empty());  // one receiver a channel at a time
+  owner_->receivers.push(*this);
+}
+
+void channel::recv_op::on_cancel() noexcept {
+  owner_->receivers.remove(*this);
+  fail(errc::cancelled);
+  finish();
+}
+
+bool channel::recv_batch_op::attempt() noexcept {
+  try {
+    while (messages_.size() < most_) {
+      auto ready_one = owner_->take();
+      if (!ready_one.has_value()) break;
+      messages_.push_back(std::move(*ready_one));
+    }
+  } catch (const std::bad_alloc&) {
+    if (messages_.empty()) std::terminate();
+  }
+  if (!messages_.empty() || most_ == 0) return true;
+  switch (look(owner_->wire(), owner_->index())) {
+    case nothing_ready::wait:
+      return false;
+    case nothing_ready::end_of_channel:
+      return true;
+    case nothing_ready::lost:
+      fail(errc::link_lost);
+      return true;
+  }
+  return false;
+}
+
+void channel::recv_batch_op::enqueue() noexcept {
+  HAWSER_ASSERT(owner_->receivers.empty());  // one receiver a channel at a time
+  owner_->receivers.push(*this);
+}
+
+void channel::recv_batch_op::on_cancel() noexcept {
+  owner_->receivers.remove(*this);
+  fail(errc::cancelled);
+  finish();
+}
+
+// ---- the handle -----------------------------------------------------------------------------
+
+channel::send_op channel::send(std::span<const std::byte> bytes, lane via) {
+  return {*core_, bytes, message_header{}, via};
+}
+
+channel::send_op channel::send(std::string_view text, lane via) {
+  return {*core_, std::as_bytes(std::span(text)), message_header{}, via};
+}
+
+channel::send_op channel::send(std::span<const std::byte> bytes, message_header header, lane via) {
+  return {*core_, bytes, header, via};
+}
+
+channel::send_op channel::send(buffer&& bytes, lane via) {
+  return {*core_, message(shared_buffer(std::move(bytes))), via};
+}
+
+channel::send_op channel::send(shared_buffer bytes, lane via) {
+  return {*core_, message(std::move(bytes)), via};
+}
+
+channel::send_op channel::send(message&& forwarded, lane via) {
+  return {*core_, std::move(forwarded), via};
+}
+
+channel::send_batch_op channel::send_batch(std::span<message> messages, lane via) {
+  return {*core_, messages, via};
+}
+
+channel::flush_op channel::flush() {
+  return flush_op(*core_);
+}
+
+channel::recv_op channel::recv() {
+  return recv_op(*core_);
+}
+
+channel::recv_batch_op channel::recv_batch(std::size_t most) {
+  return {*core_, most};
+}
+
+channel::finish_op channel::finish() {
+  return finish_op(*core_);
+}
+
+bool channel::try_send(std::span<const std::byte> bytes, lane via) {
+  HAWSER_ASSERT(core_->owner().at_home());
+  if (!core_->senders[static_cast<std::size_t>(via)].empty()) return false;
+  wire::machine& wire = core_->wire();
+  // A large message would be left half-sent if its credit did not suffice: only what goes at once.
+  const std::size_t index = core_->lane_index(via);
+  if (bytes.size() > wire::slice_bytes_shared &&
+      wire.available(index) < static_cast<std::int64_t>(wire::message_cost_bound(bytes.size())) &&
+      bytes.size() <= wire.peer_limits().message_bytes[core_->index()]) {
+    return false;
+  }
+  switch (wire.send(index, bytes, message_header{})) {
+    case wire::verdict::accepted:
+    case wire::verdict::started:
+      core_->owner().touch();
+      return true;
+    case wire::verdict::blocked:
+      return false;
+    case wire::verdict::too_large:
+      failure(errc::too_large, "try_send").raise();
+    case wire::verdict::ended:
+      failure(core_->ended_code(), "try_send").raise();
+  }
+  return false;
+}
+
+std::optional<message> channel::try_recv() {
+  HAWSER_ASSERT(core_->owner().at_home());
+  return core_->take();
+}
+
+channel_counts channel::counts() const noexcept {
+  channel_counts sum;
+  for (const bool is_urgent : {false, true}) {
+    const auto one = core_->wire().counts(wire::lane_of(core_->index(), is_urgent));
+    sum.accepted += one.accepted;
+    sum.sent += one.sent;
+    sum.consumed += one.consumed;
+    sum.received += one.received;
+    sum.taken += one.taken;
+  }
+  return sum;
+}
+
+priority channel::kind() const noexcept {
+  return static_cast<priority>(core_->index());
+}
+
+}  // namespace hawser

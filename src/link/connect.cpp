@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+// The side that connects, and the link's handle.
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "core/assert.hpp"
+#include "exec/runtime_core.hpp"
+#include "hawser/as_result.hpp"
+#include "hawser/offload.hpp"
+#include "hawser/timeout.hpp"
+#include "link/exchange.hpp"
+#include "link/link_core.hpp"
+#include "link/listener_core.hpp"
+#include "link/uri.hpp"
+
+namespace hawser {
+namespace detail {
+namespace {
+
+// Where further sockets of a link are opened: the address that worked, or a listener in here.
+struct target {
+  platform::socket_address address;
+  std::weak_ptr<listener_core> inside;
+  std::string uri;
+};
+
+// Starts to connect. Throws std::system_error.
+platform::native_handle dial(const target& to, bool& pending) {
+  pending = false;
+  if (to.address.size != 0) {
+    std::error_code error;
+    const auto socket = platform::start_connect(to.address, pending, error);
+    if (error) failure(errc::unreachable, to.uri + ": " + error.message()).raise();
+    return socket;
+  }
+  const auto listening = to.inside.lock();
+  if (listening == nullptr) failure(errc::unreachable, to.uri + ": nobody listens").raise();
+  const auto [ours, theirs] = platform::socket_pair();
+  listening->offer(theirs);
+  return ours;
+}
+
+/// Completes when a connecting socket is writable.
+class writable_op final : public operation {
+ public:
+  explicit writable_op(platform::native_handle socket) noexcept : socket_(socket), entry_(*this) {}
+
+  [[nodiscard]] bool await_ready() const noexcept { return false; }
+  template <class Promise>
+  void await_suspend(std::coroutine_handle<Promise> waiter) {
+    worker& here = *worker::current();
+    begin(here, waiter, context_of(waiter));
+    here.reactor().wait(socket_, readiness::kind::writable, entry_);
+    watch_stop();
+  }
+  [[nodiscard]] std::error_code await_resume() const noexcept { return error_; }
+
+ private:
+  struct entry : readiness {
+    explicit entry(writable_op& by) noexcept : readiness(&writable_op::on_ready), owner(by) {}
+    writable_op& owner;
+  };
+  static void on_ready(readiness& done, std::error_code error) noexcept {
+    writable_op& self = static_cast<entry&>(done).owner;
+    self.error_ = error;
+    self.finish();
+  }
+  void on_cancel() noexcept override { worker::current()->reactor().cancel_wait(entry_); }
+
+  platform::native_handle socket_;
+  entry entry_;
+  std::error_code error_;
+};
+
+/// Goes home and waits there until the handshake is done, or until the link has ended.
+class settle_op final : public channel_operation {
+ public:
+  enum class goal : std::uint8_t { open, ended };
+
+  settle_op(link_core& core, goal wanted, bool close) noexcept
+      : channel_operation(core.at(0)), core_(core), goal_(wanted), close_(close) {}
+  void await_resume() const {
+    if (code_ != errc{}) failure(code_, "link to " + core_.peer()).raise();
+  }
+
+ private:
+  bool attempt() noexcept override {
+    if (std::exchange(close_, false)) core_.close();
+    if (core_.wire().ended()) return true;
+    return goal_ == goal::open && core_.wire().established();
+  }
+  [[nodiscard]] waiter_list& list() const noexcept {
+    return goal_ == goal::open ? core_.openers : core_.enders;
+  }
+  void enqueue() noexcept override { list().push(*this); }
+  void on_cancel() noexcept override {
+    list().remove(*this);
+    fail(errc::cancelled);
+    finish();
+  }
+
+  link_core& core_;
+  goal goal_;
+  bool close_;
+};
+
+/// Continues on another worker.
+class move_to final : public operation {
+ public:
+  explicit move_to(worker& where) noexcept : where_(where) {}
+  [[nodiscard]] bool await_ready() const noexcept { return worker::current() == &where_; }
+  template <class Promise>
+  void await_suspend(std::coroutine_handle<Promise> waiter) noexcept {
+    begin(where_, waiter, context_of(waiter));
+    travel();
+  }
+  void await_resume() const noexcept {}
+
+ private:
+  void on_arrival() noexcept override { resume_here(); }
+  void on_cancel() noexcept override {}
+
+  worker& where_;
+};
+
+/// A further socket: connects, proves the secret, and hands itself over.
+class client_attacher final : public attacher {
+ public:
+  client_attacher(link_core& core, std::size_t channel, const target& to)
+      : core_(core), channel_(channel) {
+    exchange::plan plan;
+    plan.socket = dial(to, plan.connecting);
+    plan.words = wire::encode(
+        wire::attach{core.wire().link_id(), core.wire().attach_secret(), channel});
+    plan.limit = core.options().handshake_timeout;
+    exchange_.emplace(core.home(), std::move(plan),
+                      [this](const exchange::outcome& why, platform::native_handle socket,
+                             const std::vector<std::byte>& header) {
+                        done(why, socket, header);
+                      });
+    exchange_->start();
+  }
+
+ private:
+  // Both calls end this object.
+  void done(const exchange::outcome& why, platform::native_handle socket,
+            const std::vector<std::byte>& header) {
+    if (why.has_value()) return core_.attach_failed(channel_, *why);
+    const auto start = wire::peek_kind(header);
+    if (start.has_value() && start->kind == wire::kind::attached) {
+      if (!core_.attach(channel_, socket)) platform::close(socket);
+      return;
+    }
+    platform::close(socket);
+    const auto refused = wire::decode_refusal(header);
+    core_.attach_failed(channel_, refused.has_value()
+                                      ? failure(errc::refused, refused->text)
+                                      : failure(errc::protocol_violation, "no answer to attach"));
+  }
+
+  link_core& core_;
+  std::size_t channel_;
+  std::optional<exchange> exchange_;
+};
+
+std::vector<target> find_inside(worker& here, const endpoint& to) {
+  const auto found = here.runtime().find_name(to.name);
+  if (found == nullptr) failure(errc::unreachable, to_uri(to) + ": nobody listens").raise();
+  return {{{}, std::static_pointer_cast<listener_core>(found), to_uri(to)}};
+}
+
+std::vector<target> find_socket_file(const endpoint& to) {
+  switch (platform::inspect_socket_file(to.name, platform::current_user())) {
+    case platform::socket_file::none:
+      failure(errc::unreachable, to_uri(to) + ": no such file").raise();
+    case platform::socket_file::foreign_owner:
+      failure(errc::unauthorized, to_uri(to) + ": the socket file belongs to another user").raise();
+    case platform::socket_file::not_a_socket:
+      failure(errc::unauthorized, to_uri(to) + ": not a socket").raise();
+    case platform::socket_file::socket:
+      break;
+  }
+  return {{platform::unix_address(to.name), {}, to_uri(to)}};
+}
+
+task<std::vector<target>> find(endpoint to) {
+  if (to.scheme == scheme::inproc) co_return find_inside(*worker::current(), to);
+  if (to.scheme == scheme::unix_socket) co_return find_socket_file(to);
+  const std::string host = to.host.empty() ? "127.0.0.1" : to.host;
+  std::vector<target> all;
+  // A name server may take its time, and getaddrinfo() blocks.
+  auto addresses = co_await offload([&host, &to] { return platform::resolve(host, to.port); });
+  for (const auto& address : addresses) {
+    all.push_back({address, {}, platform::to_string(address)});
+  }
+  co_return all;
+}
+
+class socket_owner {
+ public:
+  explicit socket_owner(platform::native_handle socket) noexcept : socket_(socket) {}
+  socket_owner(const socket_owner&) = delete;
+  socket_owner& operator=(const socket_owner&) = delete;
+  ~socket_owner() {
+    if (socket_ != platform::no_handle) platform::close(socket_);
+  }
+  [[nodiscard]] platform::native_handle get() const noexcept { return socket_; }
+  [[nodiscard]] platform::native_handle give() noexcept {
+    return std::exchange(socket_, platform::no_handle);
+  }
+
+ private:
+  platform::native_handle socket_;
+};
+
+task<platform::native_handle> reach(target to) {
+  bool pending = false;
+  socket_owner socket(dial(to, pending));
+  if (pending) {
+    const std::error_code waited = co_await writable_op(socket.get());
+    if (waited) failure(errc::cancelled, "connecting to " + to.uri).raise();
+    const std::error_code error = platform::finish_connect(socket.get());
+    if (error) failure(errc::unreachable, to.uri + ": " + error.message()).raise();
+  }
+  co_return socket.give();
+}
+
+// The error of the last address, or of the only one.
+task<link> connect_within(endpoint to, link_options options) {
+  std::vector<target> targets = co_await find(to);
+  std::optional<failure> last;
+  for (const target& each : targets) {
+    auto reached = co_await as_result(reach(each));
+    if (!reached.has_value()) {
+      last = reached.error();
+      if (last->code() == errc::cancelled) break;
+      continue;
+    }
+    socket_owner socket(*reached);
+    worker& home = worker::current()->runtime().pick_home();
+    co_await move_to(home);
+    wire::settings settings = make_settings(options);
+    home.runtime().fill_random(settings.link_id.data(), settings.link_id.size());
+    link_core::origin origin;
+    origin.peer = each.uri;
+    origin.kernel_buffers = to.scheme != scheme::tcp || options.channels == 1;
+    origin.attach = [each](link_core& core, std::size_t channel) -> std::unique_ptr<attacher> {
+      return std::make_unique<client_attacher>(core, channel, each);
+    };
+    auto* const core = new link_core(home, options, settings, std::move(origin));
+    link handle(core);
+    core->start(socket.give());
+    co_await settle_op(*core, settle_op::goal::open, false);
+    if (core->wire().ended()) {
+      const failure why = core->wire().why();
+      failure(why.code(), to_uri(to) + ": " + why.detail()).raise();
+    }
+    co_return handle;
+  }
+  if (!last.has_value()) last.emplace(errc::unreachable, to_uri(to) + ": no address");
+  last->raise();
+}
+
+}  // namespace
+}  // namespace detail
+
+task<link> connect(std::string uri, link_options options) {
+  const detail::endpoint to = detail::parse_uri(uri, options);
+  HAWSER_ASSERT(detail::worker::current() != nullptr);
+  const auto limit = options.handshake_timeout;
+  link made = co_await timeout(limit, detail::connect_within(to, options));
+  co_return made;
+}
+
+// ---- the handle -----------------------------------------------------------------------------
+
+link::link(const link& other) noexcept : core_(other.core_) {
+  if (core_ != nullptr) core_->retain_handle();
+}
+
+link::~link() {
+  if (core_ != nullptr) core_->release_handle();
+}
+
+channel& link::at(priority which) const noexcept {
+  HAWSER_ASSERT(core_ != nullptr);
+  return core_->at(static_cast<std::size_t>(which)).api();
+}
+
+task<void> link::close() const {
+  const link self = *this;
+  HAWSER_ASSERT(self.core_ != nullptr);
+  co_await detail::settle_op(*self.core_, detail::settle_op::goal::ended, true);
+  const failure why = self.core_->wire().why();
+  if (why.code() != errc::closed) why.raise();
+}
+
+task<failure> link::ended() const {
+  const link self = *this;
+  HAWSER_ASSERT(self.core_ != nullptr);
+  co_await detail::settle_op(*self.core_, detail::settle_op::goal::ended, false);
+  co_return self.core_->wire().why();
+}
+
+std::string link::peer() const {
+  return core_->peer();
+}
+
+unsigned link::sockets() const noexcept {
+  return core_->sockets();
+}
+
+}  // namespace hawser

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "link/exchange.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace hawser::detail {
+
+// The reactor may hold a readiness for a while after it was cancelled, so it has a life of its own.
+class exchange::wait : public readiness {
+ public:
+  explicit wait(exchange& by) noexcept : readiness(&wait::on_ready), owner(&by) {}
+  exchange* owner;  // null: given up
+
+ private:
+  static void on_ready(readiness& entry, std::error_code error) noexcept {
+    auto& self = static_cast<wait&>(entry);
+    exchange* const owner = self.owner;
+    if (owner != nullptr) owner->wait_ = nullptr;
+    delete &self;
+    if (owner == nullptr) return;
+    if (error) return owner->finish(failure(error, "waiting for a socket"));
+    owner->step();
+  }
+};
+
+exchange::exchange(worker& home, plan what, function done)
+    : home_(home), plan_(std::move(what)), done_(std::move(done)), timer_(*this) {
+  if (plan_.connecting || !plan_.words.empty()) wanted_ = readiness::kind::writable;
+}
+
+exchange::~exchange() {
+  if (timer_.armed()) home_.disarm(timer_);
+  if (wait_ != nullptr) {
+    wait_->owner = nullptr;
+    home_.reactor().cancel_wait(*wait_);
+  }
+  if (plan_.socket != platform::no_handle) platform::close(plan_.socket);
+}
+
+void exchange::start() noexcept {
+  home_.arm(timer_, home_.now() + plan_.limit);
+  if (plan_.connecting) {
+    try {
+      wait_ = new wait(*this);
+      home_.reactor().wait(plan_.socket, readiness::kind::writable, *wait_);
+    } catch (const std::exception& error) {
+      finish(failure(errc::resource_exhausted, error.what()));
+    }
+    return;
+  }
+  step();
+}
+
+void exchange::on_limit(timer& entry) noexcept {
+  static_cast<limit_timer&>(entry).owner.finish(
+      failure(errc::timed_out, "no first frame in time"));
+}
+
+void exchange::step() noexcept {
+  try {
+    if (std::exchange(plan_.connecting, false)) {
+      const std::error_code error = platform::finish_connect(plan_.socket);
+      if (error) return finish(failure(errc::unreachable, error.message()));
+    }
+    if (advance()) return;
+    wait_ = new wait(*this);
+    home_.reactor().wait(plan_.socket, wanted_, *wait_);
+  } catch (const std::exception& error) {
+    finish(failure(errc::resource_exhausted, error.what()));
+  }
+}
+
+// True: finish() was called.
+bool exchange::advance() {
+  std::error_code error;
+  while (at_ < plan_.words.size()) {
+    const platform::io_slice rest{plan_.words.data() + at_, plan_.words.size() - at_};
+    at_ += platform::write_some(plan_.socket, {&rest, 1}, error);
+    if (!error) continue;
+    wanted_ = readiness::kind::writable;
+    if (platform::would_block(error)) return false;
+    return finish(failure(errc::link_lost, error.message())), true;
+  }
+  if (!std::exchange(wrote_, true)) {
+    at_ = plan_.words.size();
+    frame_.resize(wire::length_bytes);
+  }
+  wanted_ = readiness::kind::readable;
+  while (true) {
+    const std::size_t have = at_ - plan_.words.size();
+    if (have == frame_.size()) {
+      if (std::exchange(sized_, true)) return finish(std::nullopt), true;
+      const auto whole = wire::opening_bytes(std::span(frame_).first<wire::length_bytes>());
+      if (!whole.has_value()) {
+        return finish(failure(errc::protocol_violation, "the first frame is no handshake")), true;
+      }
+      frame_.resize(*whole);
+      continue;
+    }
+    const std::size_t got =
+        platform::read_some(plan_.socket, std::span(frame_).subspan(have), error);
+    at_ += got;
+    if (error && platform::would_block(error)) return false;
+    if (error) return finish(failure(errc::link_lost, error.message())), true;
+    if (got == 0) {
+      return finish(failure(errc::link_lost, "hung up before the first frame")), true;
+    }
+  }
+}
+
+void exchange::finish(outcome why) noexcept {
+  if (timer_.armed()) home_.disarm(timer_);
+  std::vector<std::byte> header;
+  if (!why.has_value()) {
+    const std::size_t length = wire::load_length(frame_.data());
+    frame_.resize(wire::length_bytes + length);
+    frame_.erase(frame_.begin(), frame_.begin() + wire::length_bytes);
+    header = std::move(frame_);
+  } else {
+    platform::close(std::exchange(plan_.socket, platform::no_handle));
+  }
+  const function done = std::move(done_);
+  done(std::move(why), std::exchange(plan_.socket, platform::no_handle), std::move(header));
+}
+
+}  // namespace hawser::detail

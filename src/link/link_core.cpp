@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "link/link_core.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <new>
+
+#include "core/assert.hpp"
+#include "exec/runtime_core.hpp"
+#include "link/registry.hpp"
+
+namespace hawser::detail {
+namespace {
+
+// How long the last words of a link that failed may take to leave.
+constexpr auto linger_time = std::chrono::milliseconds(500);
+
+}  // namespace
+
+wire::settings make_settings(const link_options& options) {
+  wire::settings settings;
+  for (std::size_t channel = 0; channel < wire::channel_count; ++channel) {
+    settings.local.message_bytes[channel] = options.max_message_bytes[channel];
+    settings.local.window[wire::lane_of(channel, false)] = options.window_bytes[channel];
+    settings.local.window[wire::lane_of(channel, true)] =
+        options.urgent_window_bytes + wire::message_overhead + wire::data_prefix_max;
+  }
+  settings.local.keepalive_ms = static_cast<std::uint64_t>(options.keepalive.count());
+  settings.local.pipes = options.channels;
+  settings.queue_bytes = options.queue_bytes;
+  settings.reassembly_bytes = options.reassembly_bytes;
+  settings.pinned_bytes = options.pinned_bytes;
+  settings.handshake_timeout = options.handshake_timeout;
+  settings.close_timeout = options.close_timeout;
+  settings.keepalive = options.keepalive;
+  settings.keepalive_timeout = options.keepalive_timeout;
+  return settings;
+}
+
+link_core::link_core(worker& home, const link_options& options, const wire::settings& settings,
+                     origin from)
+    : home_(home),
+      options_(options),
+      origin_(std::move(from)),
+      machine_(settings, home.now()),
+      timer_(*this),
+      flush_work_(*this, &link_core::run_flush),
+      collect_work_(*this, &link_core::run_collect),
+      dropped_work_(*this, &link_core::run_dropped) {
+  join_home();
+}
+
+link_core::link_core(worker& home, const link_options& options, const wire::settings& settings,
+                     const wire::hello& peer, origin from)
+    : home_(home),
+      options_(options),
+      origin_(std::move(from)),
+      machine_(settings, peer, home.now()),
+      timer_(*this),
+      flush_work_(*this, &link_core::run_flush),
+      collect_work_(*this, &link_core::run_collect),
+      dropped_work_(*this, &link_core::run_dropped) {
+  join_home();
+}
+
+link_core::~link_core() = default;
+
+void link_core::join_home() noexcept {
+  for (std::size_t i = 0; i < wire::channel_count; ++i) channels_[i].bind(*this, i);
+  for (std::size_t i = 0; i < wire::pipe_count; ++i) pipes_[i].bind(*this, i);
+  home_.add_component(*this);
+  home_.link_opened();
+  joined_ = true;
+}
+
+// ---- pipes ----------------------------------------------------------------------------------
+
+void link_core::pipe::start(platform::native_handle socket) {
+  if (owner_->origin_.kernel_buffers || index_ != 0) {
+    platform::stream_options options;
+    options.send_buffer_bytes = owner_->options_.socket_buffer_bytes;
+    options.receive_buffer_bytes = owner_->options_.socket_buffer_bytes;
+    platform::apply(socket, options);
+  } else {
+    platform::apply(socket, {});
+  }
+  stream_ = owner_->home_.reactor().open(socket, *this);
+  owner_->sockets_.fetch_add(1, std::memory_order_relaxed);
+  stream_->start_reading();
+}
+
+void link_core::pipe::flush() noexcept {
+  if (!usable() || writing_) return;
+  std::array<std::span<const std::byte>, stream::max_slices> pieces;
+  const std::size_t count = owner_->machine_.gather(index_, pieces);
+  if (count == 0) return;
+  std::array<platform::io_slice, stream::max_slices> slices;
+  for (std::size_t i = 0; i < count; ++i) slices[i] = {pieces[i].data(), pieces[i].size()};
+  writing_ = true;
+  stream_->write(std::span<const platform::io_slice>(slices).first(count));
+}
+
+void link_core::pipe::close() noexcept {
+  if (!usable()) return;
+  closing_ = true;
+  stream_->close();
+}
+
+std::span<std::byte> link_core::pipe::direct_space() noexcept {
+  return owner_->machine_.direct_space(index_);
+}
+
+void link_core::pipe::on_direct(std::size_t bytes) noexcept {
+  owner_->machine_.receive_direct(index_, bytes, owner_->home_.now());
+  owner_->dispatch();
+  owner_->touch();
+}
+
+void link_core::pipe::on_block(block* filled, std::size_t bytes) noexcept {
+  owner_->machine_.receive(index_, filled, bytes, owner_->home_.now());
+  owner_->dispatch();
+  owner_->touch();
+}
+
+void link_core::pipe::on_end(std::error_code why) noexcept {
+  owner_->machine_.pipe_ended(index_, why);
+  close();
+  owner_->dispatch();
+}
+
+void link_core::pipe::on_written(std::error_code error) noexcept {
+  writing_ = false;
+  if (error) {
+    owner_->machine_.pipe_ended(index_, error);
+    close();
+  } else {
+    owner_->machine_.written(index_);
+  }
+  owner_->dispatch();
+  owner_->touch();
+}
+
+void link_core::pipe::on_closed() noexcept {
+  stream_.reset();
+  owner_->sockets_.fetch_sub(1, std::memory_order_relaxed);
+  owner_->try_inert();
+}
+
+void link_core::start(platform::native_handle socket) noexcept {
+  try {
+    pipes_[0].start(socket);
+  } catch (const std::exception& error) {
+    platform::close(socket);
+    machine_.fail(errc::resource_exhausted, error.what());
+  }
+  dispatch();
+  touch();
+}
+
+bool link_core::adopt_registry(std::shared_ptr<link_registry> registry, std::uint32_t user,
+                               bool has_user) {
+  if (!registry->add(machine_.link_id(), *this, user, has_user)) return false;
+  registry_ = std::move(registry);
+  return true;
+}
+
+// ---- attaching ------------------------------------------------------------------------------
+
+void link_core::start_attach(std::size_t channel) noexcept {
+  if (!origin_.attach || !machine_.attach_allowed(channel) || attachers_[channel] != nullptr) {
+    return;
+  }
+  try {
+    attachers_[channel] = origin_.attach(*this, channel);
+  } catch (const std::exception& error) {
+    home_.runtime().log(log_level::warning, "link", error.what());
+  }
+}
+
+bool link_core::attach(std::size_t channel, platform::native_handle socket) noexcept {
+  attachers_[channel].reset();
+  if (!machine_.attach_allowed(channel) || pipes_[channel].open()) return false;
+  try {
+    pipes_[channel].start(socket);
+  } catch (const std::exception& error) {
+    home_.runtime().log(log_level::warning, "link", error.what());
+    return false;
+  }
+  machine_.attached(channel);
+  touch();
+  return true;
+}
+
+void link_core::attach_failed(std::size_t channel, const failure& why) noexcept {
+  attachers_[channel].reset();
+  if (machine_.ended()) return try_inert();
+  try {
+    home_.runtime().log(log_level::info, "link",
+                        "channel " + std::to_string(channel) + " stays on the control socket of " +
+                            origin_.peer + ": " + why.text());
+  } catch (const std::bad_alloc&) {
+    // the event is lost, nothing else
+  }
+}
+
+// ---- the turn -------------------------------------------------------------------------------
+
+void link_core::touch() noexcept {
+  if (flush_queued_ || inert_) return;
+  flush_queued_ = true;
+  home_.at_turn_end(flush_work_);
+}
+
+void link_core::run_flush(work& item) noexcept {
+  static_cast<link_work&>(item).owner.flush();
+}
+
+// The control pipe last: what the others have just framed may let it say END or CLOSE.
+void link_core::flush() noexcept {
+  flush_queued_ = false;
+  for (std::size_t i = wire::pipe_count; i > 0; --i) pipes_[i - 1].flush();
+  dispatch();
+}
+
+void link_core::dispatch() noexcept {
+  if (dispatching_) return;
+  dispatching_ = true;
+  while (true) {
+    const wire::happenings now = machine_.take_happenings();
+    const unsigned any = now.readable | now.writable | now.flushed | now.attach_wanted;
+    if (any == 0 && !now.established && !now.ended) break;
+    for (std::size_t i = 0; i < wire::channel_count; ++i) {
+      const unsigned bit = 1U << i;
+      if ((now.readable & bit) != 0) channels_[i].readable();
+      if ((now.writable & bit) != 0) channels_[i].writable();
+      if ((now.flushed & bit) != 0) channels_[i].flushed();
+      if ((now.attach_wanted & bit) != 0) start_attach(i);
+    }
+    if (now.established || now.ended) channel_core::retry(openers);
+    if (now.ended) channel_core::retry(enders);
+  }
+  dispatching_ = false;
+  rearm();
+  if (machine_.ended()) finish_up();
+}
+
+// The timer may fire early: deadlines only move away while the peer is heard.
+void link_core::rearm() noexcept {
+  if (linger_ || !joined_) return;
+  const auto deadline = machine_.next_deadline();
+  if (deadline == clock::time_point::max()) {
+    if (timer_.armed()) home_.disarm(timer_);
+    return;
+  }
+  if (timer_.armed()) {
+    if (timer_.deadline <= deadline) return;
+    home_.disarm(timer_);
+  }
+  home_.arm(timer_, deadline);
+}
+
+void link_core::on_timer(timer& entry) noexcept {
+  link_core& self = static_cast<link_timer&>(entry).owner;
+  if (self.linger_) return self.close_pipes();
+  self.machine_.tick(self.home_.now());
+  self.dispatch();
+  self.touch();
+}
+
+// ---- the end --------------------------------------------------------------------------------
+
+void link_core::close() noexcept {
+  machine_.close(home_.now());
+  if (!machine_.established() && !machine_.ended()) {
+    machine_.fail(errc::cancelled, "closed during the handshake");
+  }
+  dispatch();
+  touch();
+}
+
+void link_core::on_abandon() noexcept {
+  machine_.fail(errc::link_lost, "the runtime has ended");
+  dispatch();
+  close_pipes();
+}
+
+// The machine has ended. Its last words leave first, if they can, within a short time.
+void link_core::finish_up() noexcept {
+  for (auto& each : attachers_) each.reset();
+  if (registry_ != nullptr) std::exchange(registry_, nullptr)->remove(*this);
+  if (pipes_[0].usable() && (pipes_[0].writing() || machine_.has_output(0))) {
+    if (!std::exchange(linger_, true)) {
+      if (timer_.armed()) home_.disarm(timer_);
+      home_.arm(timer_, home_.now() + linger_time);
+      touch();
+    }
+    return;
+  }
+  close_pipes();
+}
+
+void link_core::close_pipes() noexcept {
+  if (timer_.armed()) home_.disarm(timer_);
+  linger_ = true;  // nothing arms it again
+  for (auto& each : pipes_) each.close();
+  try_inert();
+}
+
+void link_core::try_inert() noexcept {
+  if (inert_ || !machine_.ended() || flush_queued_) {
+    if (flush_queued_ && machine_.ended()) touch();
+    return;
+  }
+  for (const auto& each : pipes_) {
+    if (each.open()) return;
+  }
+  {
+    const std::lock_guard guard(mutex_);
+    if (visits_ != 0) return;  // end_visit() comes back
+    if (timer_.armed()) home_.disarm(timer_);
+    inert_ = true;
+    if (joined_) {
+      joined_ = false;
+      home_.link_closed();
+      home_.remove_component(*this);
+    }
+    if (!unneeded()) return;
+  }
+  delete this;
+}
+
+// ---- what others let go of ------------------------------------------------------------------
+
+bool link_core::unneeded() const noexcept {
+  return inert_ && handles_.load(std::memory_order_acquire) == 0 &&
+         delivered_ == released_ + returned_.messages;
+}
+
+void link_core::release_handle() noexcept {
+  if (handles_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  {
+    const std::lock_guard guard(mutex_);
+    if (!inert_) {
+      ++visits_;
+      home_.post(dropped_work_, priority::control);
+      return;
+    }
+    if (!unneeded()) return;
+  }
+  delete this;
+}
+
+void link_core::run_dropped(work& item) noexcept {
+  link_core& self = static_cast<link_work&>(item).owner;
+  self.close();
+  self.end_visit();
+}
+
+bool link_core::begin_visit() noexcept {
+  const std::lock_guard guard(mutex_);
+  if (inert_) return false;
+  ++visits_;
+  return true;
+}
+
+void link_core::end_visit() noexcept {
+  {
+    const std::lock_guard guard(mutex_);
+    --visits_;
+  }
+  try_inert();
+}
+
+void link_core::release_message(std::uint32_t lane_and_flag, std::uint64_t cost) noexcept {
+  const bool reassembled = (lane_and_flag & reassembled_flag) != 0;
+  const std::size_t lane = lane_and_flag & ~reassembled_flag;
+  if (at_home() && !inert_) {
+    ++released_;
+    machine_.release(lane, cost, reassembled);
+    touch();
+    return;
+  }
+  {
+    const std::lock_guard guard(mutex_);
+    ++returned_.messages;
+    if (!inert_) {
+      (reassembled ? returned_.reassembled_cost : returned_.cost)[lane] += cost;
+      if (std::exchange(collect_posted_, true)) return;
+      ++visits_;
+      home_.post(collect_work_, priority::control);
+      return;
+    }
+    if (!unneeded()) return;
+  }
+  delete this;
+}
+
+void link_core::run_collect(work& item) noexcept {
+  link_core& self = static_cast<link_work&>(item).owner;
+  self.collect();
+  self.end_visit();
+}
+
+void link_core::collect() noexcept {
+  returned taken;
+  {
+    const std::lock_guard guard(mutex_);
+    taken = std::exchange(returned_, {});
+    collect_posted_ = false;
+    released_ += taken.messages;
+  }
+  for (std::size_t lane = 0; lane < wire::lane_count; ++lane) {
+    if (taken.cost[lane] != 0) machine_.release(lane, taken.cost[lane], false);
+    if (taken.reassembled_cost[lane] != 0) {
+      machine_.release(lane, taken.reassembled_cost[lane], true);
+    }
+  }
+  dispatch();
+  touch();
+}
+
+void lease::end() noexcept {
+  owner_->release_message(lane_index_, cost_);
+}
+
+}  // namespace hawser::detail

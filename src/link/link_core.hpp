@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "exec/worker.hpp"
+#include "hawser/link.hpp"
+#include "link/waiters.hpp"
+#include "os/reactor.hpp"
+#include "wire/machine.hpp"
+
+namespace hawser::detail {
+
+class link_core;
+class link_registry;
+
+/// A socket on its way to becoming a channel's own. Destroying it gives up.
+class attacher {
+ public:
+  virtual ~attacher() = default;
+};
+
+/// One channel of a link, on its home worker: who waits for what.
+class channel_core {
+ public:
+  channel_core() noexcept : api_(*this) {}
+  channel_core(const channel_core&) = delete;
+  channel_core& operator=(const channel_core&) = delete;
+
+  void bind(link_core& owner, std::size_t index) noexcept {
+    owner_ = &owner;
+    index_ = index;
+  }
+  [[nodiscard]] link_core& owner() const noexcept { return *owner_; }
+  [[nodiscard]] channel& api() noexcept { return api_; }
+  [[nodiscard]] std::size_t index() const noexcept { return index_; }
+  [[nodiscard]] std::size_t lane_index(lane via) const noexcept {
+    return wire::lane_of(index_, via == lane::urgent);
+  }
+
+  /// What the machine has said; each looks at its waiters again.
+  void readable() noexcept;
+  void writable() noexcept;
+  void flushed() noexcept;
+
+  // For the operations.
+  [[nodiscard]] std::optional<message> take() noexcept;
+  [[nodiscard]] wire::machine& wire() noexcept;
+  [[nodiscard]] errc ended_code() noexcept;  // for one that cannot go on
+  waiter_list receivers;
+  std::array<waiter_list, 2> senders;  // by lane
+  waiter_list flushers;
+
+  /// Ends those at the front that need not wait any more.
+  static void retry(waiter_list& waiting) noexcept;
+
+ private:
+  link_core* owner_ = nullptr;
+  std::size_t index_ = 0;
+  channel api_;
+};
+
+/// A link on its home worker: drives the wire machine over its pipes.
+///
+/// It lives as long as somebody needs it: a handle, a message that holds its credit, a pipe that
+/// is not closed. While the link is alive all of it belongs to the home worker; what other
+/// threads let go of is collected under a mutex and told to home with one post. Once the link has
+/// ended and its pipes are closed it is *inert*: nothing runs any more, home is not needed, and the
+/// last handle or message to go, on whichever thread, deletes it.
+///
+///   alive --machine ended, output written or given up--> closing pipes --last on_closed--> inert
+///   inert, no handle, no message --> deleted
+class link_core final : public component {
+ public:
+  struct origin {
+    std::string peer;                               ///< for people
+    bool kernel_buffers = false;                    ///< raise the socket buffers
+    /// Client: opens a further socket for a channel and calls attach() or attach_failed().
+    std::function<std::unique_ptr<attacher>(link_core&, std::size_t)> attach;
+  };
+
+  /// Home's thread. The side that connects; one handle is held by the caller.
+  link_core(worker& home, const link_options& options, const wire::settings& settings,
+            origin from);
+  /// The side that was connected to.
+  link_core(worker& home, const link_options& options, const wire::settings& settings,
+            const wire::hello& peer, origin from);
+
+  // ---- any thread ------------------------------------------------------------------------
+  void retain_handle() noexcept { handles_.fetch_add(1, std::memory_order_relaxed); }
+  void release_handle() noexcept;
+  void release_message(std::uint32_t lane_and_flag, std::uint64_t cost) noexcept;
+  /// Keeps the core from becoming inert until `arrived()`, which runs on home. False: too late.
+  [[nodiscard]] bool begin_visit() noexcept;
+  void end_visit() noexcept;  // home's thread
+  [[nodiscard]] worker& home() const noexcept { return home_; }
+  [[nodiscard]] channel_core& at(std::size_t index) noexcept { return channels_[index]; }
+  [[nodiscard]] const std::string& peer() const noexcept { return origin_.peer; }
+  [[nodiscard]] unsigned sockets() const noexcept {
+    return sockets_.load(std::memory_order_relaxed);
+  }
+
+  // ---- home's thread ---------------------------------------------------------------------
+  [[nodiscard]] bool at_home() const noexcept { return worker::current() == &home_; }
+  [[nodiscard]] wire::machine& wire() noexcept { return machine_; }
+  [[nodiscard]] const link_options& options() const noexcept { return options_; }
+  /// Starts pipe 0.
+  void start(platform::native_handle socket) noexcept;
+  /// Server: attaches are looked up there from now on. False: the link's id is taken.
+  [[nodiscard]] bool adopt_registry(std::shared_ptr<link_registry> registry, std::uint32_t user,
+                                    bool has_user);
+  /// `channel` has a socket of its own. False: it may not; the socket is the caller's still.
+  [[nodiscard]] bool attach(std::size_t channel, platform::native_handle socket) noexcept;
+  /// An attempt to attach ended without a socket; the channel stays on pipe 0.
+  void attach_failed(std::size_t channel, const failure& why) noexcept;
+  /// Something may be ready to write: it leaves at the end of this turn.
+  void touch() noexcept;
+  /// Passes on what the machine has noticed. Call after every input to it.
+  void dispatch() noexcept;
+  void close() noexcept;
+  void note_delivery() noexcept { ++delivered_; }
+  waiter_list openers;  // wait for the handshake
+  waiter_list enders;   // wait for the end
+
+  void on_shutdown() noexcept override { close(); }
+  void on_abandon() noexcept override;
+
+  static constexpr std::uint32_t reassembled_flag = 1U << 8;
+
+ private:
+  class pipe final : public stream_events {
+   public:
+    void bind(link_core& owner, std::size_t index) noexcept {
+      owner_ = &owner;
+      index_ = index;
+    }
+    [[nodiscard]] bool open() const noexcept { return stream_ != nullptr; }
+    [[nodiscard]] bool usable() const noexcept { return stream_ != nullptr && !closing_; }
+    [[nodiscard]] bool writing() const noexcept { return writing_; }
+    void start(platform::native_handle socket);
+    void flush() noexcept;
+    void close() noexcept;
+
+    std::span<std::byte> direct_space() noexcept override;
+    void on_direct(std::size_t bytes) noexcept override;
+    void on_block(block* filled, std::size_t bytes) noexcept override;
+    void on_end(std::error_code why) noexcept override;
+    void on_written(std::error_code error) noexcept override;
+    void on_closed() noexcept override;
+
+   private:
+    link_core* owner_ = nullptr;
+    std::size_t index_ = 0;
+    std::unique_ptr<stream> stream_;
+    bool writing_ = false;
+    bool closing_ = false;
+  };
+  struct link_timer : timer {
+    link_timer(link_core& by) noexcept : timer(&link_core::on_timer), owner(by) {}
+    link_core& owner;
+  };
+  struct link_work : work {
+    link_work(link_core& by, function action) noexcept : work(action), owner(by) {}
+    link_core& owner;
+  };
+  // What others have let go of since home looked last.
+  struct returned {
+    wire::lane_numbers cost{};
+    wire::lane_numbers reassembled_cost{};
+    std::uint64_t messages = 0;
+  };
+
+  ~link_core();
+  void join_home() noexcept;
+  void flush() noexcept;
+  void finish_up() noexcept;
+  void close_pipes() noexcept;
+  void rearm() noexcept;
+  void try_inert() noexcept;
+  void start_attach(std::size_t channel) noexcept;
+  void collect() noexcept;
+  void dropped() noexcept;
+  [[nodiscard]] bool unneeded() const noexcept;  // under mutex_
+  static void on_timer(timer& entry) noexcept;
+  static void run_flush(work& item) noexcept;
+  static void run_collect(work& item) noexcept;
+  static void run_dropped(work& item) noexcept;
+
+  worker& home_;
+  link_options options_;
+  origin origin_;
+  std::shared_ptr<link_registry> registry_;
+  wire::machine machine_;
+  std::array<channel_core, wire::channel_count> channels_;
+  std::array<pipe, wire::pipe_count> pipes_;
+  std::array<std::unique_ptr<attacher>, wire::pipe_count> attachers_;
+  link_timer timer_;
+  link_work flush_work_;
+  bool flush_queued_ = false;
+  bool dispatching_ = false;
+  bool linger_ = false;  // ended; the rest of the output may still leave until the timer fires
+  bool joined_ = false;
+  std::uint64_t delivered_ = 0;
+  std::uint64_t released_ = 0;
+  std::atomic<unsigned> sockets_{0};
+  std::atomic<std::uint32_t> handles_{1};
+
+  std::mutex mutex_;  // what follows
+  link_work collect_work_;
+  link_work dropped_work_;
+  returned returned_;
+  bool collect_posted_ = false;
+  unsigned visits_ = 0;  // posts under way that need the core
+  bool inert_ = false;
+};
+
+[[nodiscard]] wire::settings make_settings(const link_options& options);
+
+}  // namespace hawser::detail

@@ -1,0 +1,613 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "os/reactor.hpp"
+
+#include <algorithm>
+#include <array>
+#include <asio.hpp>
+#include <atomic>
+#include <cstring>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "core/assert.hpp"
+#include "hawser/errc.hpp"
+
+// Asio tells when a socket is ready; the bytes are moved by platform::read_some() and write_some().
+// Nothing else of Asio is used, because its own operations cost a queue and a handler per transfer.
+
+namespace hawser {
+namespace {
+
+using asio::generic::stream_protocol;
+
+constexpr std::size_t read_block_bytes = 64 << 10;
+constexpr std::size_t copied_bytes_max = 4 << 10;  // less than this moves to a smaller block
+constexpr std::size_t bytes_an_event = 256 << 10;  // then others get their turn
+constexpr unsigned reads_an_event = 4;
+constexpr unsigned writes_an_event = 4;
+constexpr unsigned accepts_an_event = 16;
+constexpr unsigned handlers_a_turn = 64;
+
+class portable_reactor;
+
+// Asio's category does not compare with std::errc; its numbers are the system's.
+std::error_code plain(const std::error_code& error) noexcept {
+  if (error.category() != asio::system_category()) return error;
+  return {error.value(), std::system_category()};
+}
+
+/// Something with an event to report from turn(), outside of any handler.
+class reporter {
+ public:
+  reporter(const reporter&) = delete;
+  reporter& operator=(const reporter&) = delete;
+
+  virtual void report() noexcept = 0;  // may destroy the object
+
+ protected:
+  explicit reporter(portable_reactor& home) noexcept : home_(home) {}
+  ~reporter() { HAWSER_ASSERT(!queued_); }
+  void report_later() noexcept;
+  [[nodiscard]] bool is_queued() const noexcept { return queued_; }
+
+  portable_reactor& home_;
+
+ private:
+  friend class portable_reactor;
+
+  reporter* next_ = nullptr;
+  bool queued_ = false;
+};
+
+/// Room for the one handler of wake() that can be under way, so that a wake allocates nothing.
+class wake_memory {
+ public:
+  template <class T>
+  class allocator {
+   public:
+    using value_type = T;
+    explicit allocator(wake_memory& from) noexcept : from_(&from) {}
+    template <class U>
+    allocator(const allocator<U>& other) noexcept : from_(other.from_) {}
+
+    T* allocate(std::size_t count) const {
+      static_assert(alignof(T) <= alignof(std::max_align_t));
+      if (count * sizeof(T) > sizeof(from_->room_)) throw std::bad_alloc();
+      return reinterpret_cast<T*>(from_->room_.data());
+    }
+    void deallocate(T* /*used*/, std::size_t /*count*/) const noexcept {}
+    bool operator==(const allocator& other) const noexcept { return from_ == other.from_; }
+
+    wake_memory* from_;
+  };
+
+ private:
+  alignas(std::max_align_t) std::array<std::byte, 256> room_;
+};
+
+class portable_reactor final : public reactor {
+ public:
+  portable_reactor() : keep_(io_.get_executor()) {}
+  ~portable_reactor() override {
+    if (spare_ != nullptr) detail::release(spare_);
+  }
+
+  std::unique_ptr<stream> open(platform::native_handle socket, stream_events& owner) override;
+  std::unique_ptr<acceptor> listen(platform::native_handle socket, accept_events& owner) override;
+  void wait(platform::native_handle handle, readiness::kind what, readiness& entry) override;
+  void cancel_wait(readiness& entry) noexcept override;
+  void turn(clock::duration limit) noexcept override;
+  void wake() noexcept override;
+
+  [[nodiscard]] stream_protocol::socket adopt(platform::native_handle socket);
+  [[nodiscard]] stream_protocol::socket adopt_or_close(platform::native_handle socket);
+
+  void queue(reporter& ready) noexcept {
+    if (std::exchange(ready.queued_, true)) return;
+    ready.next_ = nullptr;
+    (last_ == nullptr ? first_ : last_->next_) = &ready;
+    last_ = &ready;
+  }
+
+  /// A block of read_block_bytes; put_block() keeps one for the next reader.
+  [[nodiscard]] detail::block* take_block() {
+    if (spare_ != nullptr) return std::exchange(spare_, nullptr);
+    return detail::allocate_block(read_block_bytes);
+  }
+  void put_block(detail::block* unused) noexcept {
+    if (spare_ == nullptr) {
+      spare_ = unused;
+    } else {
+      detail::release(unused);
+    }
+  }
+
+  [[nodiscard]] reactor_counters& count() noexcept { return counters_; }
+
+ private:
+  class wake_handler;
+  class waiter;
+
+  bool report_all() noexcept;
+  void run_more() noexcept;
+
+  asio::io_context io_{1};  // a concurrency hint: one thread runs it, others post
+  asio::executor_work_guard<asio::io_context::executor_type> keep_;
+  detail::block* spare_ = nullptr;
+  reporter* first_ = nullptr;
+  reporter* last_ = nullptr;
+  unsigned patience_ = 0;
+  unsigned turns_ = 0;
+  std::atomic<bool> waking_{false};
+  wake_memory wake_memory_;
+};
+
+void reporter::report_later() noexcept {
+  home_.queue(*this);
+}
+
+// ---- streams ----------------------------------------------------------------------------------
+
+/// What a write could not move at once.
+class unwritten {
+ public:
+  /// Errors: throws std::bad_alloc.
+  void assign(std::span<const platform::io_slice> slices) {
+    slices_.assign(slices.begin(), slices.end());
+    first_ = 0;
+  }
+  [[nodiscard]] std::span<const platform::io_slice> slices() const noexcept {
+    return std::span(slices_).subspan(first_);
+  }
+  /// `bytes` from the start are written. True: that was all.
+  bool advance(std::size_t bytes) noexcept {
+    while (first_ < slices_.size() && bytes >= slices_[first_].size) {
+      bytes -= slices_[first_++].size;
+    }
+    if (first_ == slices_.size()) return true;
+    slices_[first_].data += bytes;
+    slices_[first_].size -= bytes;
+    return false;
+  }
+
+ private:
+  std::vector<platform::io_slice> slices_;
+  std::size_t first_ = 0;
+};
+
+class portable_stream final : public stream, private reporter {
+ public:
+  portable_stream(portable_reactor& home, stream_protocol::socket socket, stream_events& owner)
+      : reporter(home), socket_(std::move(socket)), owner_(owner), native_(native()) {}
+
+  void start_reading() noexcept override { wait_readable(); }
+  void write(std::span<const platform::io_slice> slices) noexcept override;
+  void close() noexcept override;
+
+ private:
+  [[nodiscard]] platform::native_handle native() {
+    return static_cast<platform::native_handle>(socket_.native_handle());
+  }
+  void report() noexcept override;
+
+  void wait_readable() noexcept;
+  void on_readable(const std::error_code& error) noexcept;
+  /// Both: true if more may be there now.
+  [[nodiscard]] bool read_direct(std::span<std::byte> space, std::size_t& moved) noexcept;
+  [[nodiscard]] bool read_block(std::size_t& moved) noexcept;
+  void end(std::error_code why) noexcept;
+  [[nodiscard]] std::size_t read(std::span<std::byte> into, std::error_code& error) noexcept;
+
+  void wait_writable() noexcept;
+  void on_writable(const std::error_code& error) noexcept;
+  [[nodiscard]] std::size_t send(std::span<const platform::io_slice> slices,
+                                 std::error_code& error) noexcept;
+  void finish_write(std::error_code error) noexcept;
+  [[nodiscard]] bool under_way() const noexcept { return wait_read_ || wait_write_; }
+
+  stream_protocol::socket socket_;
+  stream_events& owner_;
+  const platform::native_handle native_;
+  bool wait_read_ = false;   // a handler is with Asio
+  bool wait_write_ = false;
+  bool closing_ = false;
+  bool ended_ = false;
+  bool written_ = false;  // to be reported
+  std::error_code write_error_;
+  bool writing_ = false;
+  unwritten rest_;
+};
+
+void portable_stream::wait_readable() noexcept {
+  if (closing_ || ended_ || wait_read_) return;
+  wait_read_ = true;
+  ++home_.count().system_calls;
+  socket_.async_wait(asio::socket_base::wait_read,
+                     [this](const std::error_code& error) noexcept { on_readable(error); });
+}
+
+// Bounded, so that one busy peer does not keep the others waiting; a read that does not fill its
+// space has emptied the socket and saves the one that would say so.
+void portable_stream::on_readable(const std::error_code& error) noexcept {
+  wait_read_ = false;
+  if (closing_) {
+    if (!under_way()) report_later();
+    return;
+  }
+  ++home_.count().completions;
+  if (error) {
+    end(plain(error));
+    return;
+  }
+  std::size_t moved = 0;
+  for (unsigned i = 0; i < reads_an_event && moved < bytes_an_event; ++i) {
+    const auto space = owner_.direct_space();
+    const bool more = space.empty() ? read_block(moved) : read_direct(space, moved);
+    if (closing_ || ended_) return;
+    if (!more) break;
+  }
+  wait_readable();
+}
+
+std::size_t portable_stream::read(std::span<std::byte> into, std::error_code& error) noexcept {
+  const auto bytes = platform::read_some(native_, into, error);
+  ++home_.count().system_calls;
+  home_.count().bytes_read += bytes;
+  return bytes;
+}
+
+bool portable_stream::read_direct(std::span<std::byte> space, std::size_t& moved) noexcept {
+  std::error_code error;
+  const auto bytes = read(space, error);
+  if (bytes == 0) {
+    if (!platform::would_block(error)) end(error);
+    return false;
+  }
+  moved += bytes;
+  owner_.on_direct(bytes);
+  return bytes == space.size();
+}
+
+bool portable_stream::read_block(std::size_t& moved) noexcept {
+  detail::block* large = nullptr;
+  detail::block* small = nullptr;
+  try {
+    large = home_.take_block();
+    std::error_code error;
+    const auto bytes = read({large->data(), large->capacity}, error);
+    const bool more = bytes == large->capacity;
+    moved += bytes;
+    if (bytes == 0) {
+      home_.put_block(large);
+      if (!platform::would_block(error)) end(error);
+    } else if (bytes <= copied_bytes_max) {
+      small = detail::allocate_block(bytes);
+      std::memcpy(small->data(), large->data(), bytes);
+      home_.put_block(large);
+      owner_.on_block(small, bytes);
+    } else {
+      owner_.on_block(large, bytes);
+    }
+    return more;
+  } catch (const std::bad_alloc&) {
+    if (large != nullptr) home_.put_block(large);
+    end(make_error_code(errc::resource_exhausted));
+    return false;
+  }
+}
+
+void portable_stream::end(std::error_code why) noexcept {
+  ended_ = true;
+  owner_.on_end(why);
+}
+
+std::size_t total(std::span<const platform::io_slice> slices) noexcept {
+  std::size_t bytes = 0;
+  for (const auto& slice : slices) bytes += slice.size;
+  return bytes;
+}
+
+// Tried at once: a socket is nearly always writable. The outcome is reported by the next turn.
+void portable_stream::write(std::span<const platform::io_slice> slices) noexcept {
+  HAWSER_ASSERT(!writing_ && !slices.empty() && slices.size() <= max_slices);
+  if (closing_) return;
+  writing_ = true;
+  std::error_code error;
+  const auto bytes = send(slices, error);
+  if (bytes == total(slices) || error) {
+    finish_write(error);
+    return;
+  }
+  try {
+    rest_.assign(slices);
+    rest_.advance(bytes);
+    wait_writable();
+  } catch (const std::bad_alloc&) {
+    finish_write(make_error_code(errc::resource_exhausted));
+  }
+}
+
+// Nothing now is no error here, and zero bytes.
+std::size_t portable_stream::send(std::span<const platform::io_slice> slices,
+                                  std::error_code& error) noexcept {
+  const auto bytes = platform::write_some(native_, slices, error);
+  if (error && platform::would_block(error)) error.clear();
+  ++home_.count().system_calls;
+  home_.count().bytes_written += bytes;
+  return bytes;
+}
+
+void portable_stream::wait_writable() noexcept {
+  wait_write_ = true;
+  ++home_.count().system_calls;
+  socket_.async_wait(asio::socket_base::wait_write,
+                     [this](const std::error_code& error) noexcept { on_writable(error); });
+}
+
+void portable_stream::on_writable(const std::error_code& error) noexcept {
+  wait_write_ = false;
+  if (closing_) {
+    if (!under_way()) report_later();
+    return;
+  }
+  ++home_.count().completions;
+  auto failed = plain(error);
+  for (unsigned i = 0; i < writes_an_event && !failed; ++i) {
+    const auto bytes = send(rest_.slices(), failed);
+    if (rest_.advance(bytes)) {
+      finish_write(failed);
+      return;
+    }
+    if (bytes == 0) break;
+  }
+  if (failed) {
+    finish_write(failed);
+  } else {
+    wait_writable();
+  }
+}
+
+void portable_stream::finish_write(std::error_code error) noexcept {
+  write_error_ = error;
+  written_ = true;
+  report_later();
+}
+
+void portable_stream::close() noexcept {
+  if (std::exchange(closing_, true)) return;
+  std::error_code ignored;
+  socket_.close(ignored);  // what is with Asio comes back as cancelled
+  home_.count().system_calls += 2;
+  if (!under_way()) report_later();
+}
+
+void portable_stream::report() noexcept {
+  if (std::exchange(written_, false) && !closing_) {
+    writing_ = false;
+    owner_.on_written(write_error_);
+  }
+  if (closing_ && !under_way() && !is_queued()) owner_.on_closed();
+}
+
+// ---- acceptors --------------------------------------------------------------------------------
+
+class portable_acceptor final : public acceptor, private reporter {
+ public:
+  portable_acceptor(portable_reactor& home, stream_protocol::socket socket, accept_events& owner)
+      : reporter(home), socket_(std::move(socket)), owner_(owner) {}
+
+  void start() noexcept override;
+  void close() noexcept override;
+
+ private:
+  void report() noexcept override { owner_.on_closed(); }
+  void on_ready(const std::error_code& error) noexcept;
+  /// False: accepting has stopped.
+  [[nodiscard]] bool accept_some() noexcept;
+
+  stream_protocol::socket socket_;
+  accept_events& owner_;
+  bool waiting_ = false;
+  bool closing_ = false;
+};
+
+void portable_acceptor::start() noexcept {
+  if (closing_ || waiting_) return;
+  waiting_ = true;
+  ++home_.count().system_calls;
+  socket_.async_wait(asio::socket_base::wait_read,
+                     [this](const std::error_code& error) noexcept { on_ready(error); });
+}
+
+void portable_acceptor::on_ready(const std::error_code& error) noexcept {
+  waiting_ = false;
+  if (closing_) {
+    report_later();
+    return;
+  }
+  ++home_.count().completions;
+  if (error) {
+    owner_.on_accept_failed(plain(error));
+  } else if (accept_some()) {
+    start();
+  }
+}
+
+bool portable_acceptor::accept_some() noexcept {
+  for (unsigned i = 0; i < accepts_an_event; ++i) {
+    std::error_code error;
+    const auto accepted =
+        platform::accept(static_cast<platform::native_handle>(socket_.native_handle()), error);
+    ++home_.count().system_calls;
+    if (error) {
+      owner_.on_accept_failed(error);
+      return false;
+    }
+    if (accepted == platform::no_handle) return true;
+    owner_.on_accept(accepted);
+    if (closing_) return false;
+  }
+  return true;
+}
+
+void portable_acceptor::close() noexcept {
+  if (std::exchange(closing_, true)) return;
+  std::error_code ignored;
+  socket_.close(ignored);
+  home_.count().system_calls += 2;
+  if (!waiting_) report_later();
+}
+
+}  // namespace
+
+// ---- the reactor ------------------------------------------------------------------------------
+
+namespace {
+
+/// One wait of a handle that stays the caller's.
+class portable_reactor::waiter {
+ public:
+  waiter(stream_protocol::socket socket, readiness& entry)
+      : socket_(std::move(socket)), entry_(&entry) {}
+
+  static void start(std::unique_ptr<waiter> self, readiness::kind what) {
+    auto& socket = self->socket_;
+    const auto how = what == readiness::kind::readable ? asio::socket_base::wait_read
+                                                       : asio::socket_base::wait_write;
+    self->entry_->backend = self.get();
+    socket.async_wait(how, [self = std::move(self)](std::error_code error) noexcept {
+      self->finish(plain(error));
+    });
+  }
+  void cancel() noexcept {
+    std::error_code ignored;
+    socket_.cancel(ignored);
+  }
+
+ private:
+  void finish(std::error_code error) noexcept {
+    std::error_code ignored;
+    socket_.release(ignored);
+    entry_->backend = nullptr;
+    entry_->done(*entry_, error);
+  }
+
+  stream_protocol::socket socket_;
+  readiness* entry_;
+};
+
+class portable_reactor::wake_handler {
+ public:
+  using allocator_type = wake_memory::allocator<void*>;
+
+  explicit wake_handler(portable_reactor& home) noexcept : home_(&home) {}
+
+  [[nodiscard]] allocator_type get_allocator() const noexcept {
+    return allocator_type(home_->wake_memory_);
+  }
+  // Asio has given the memory back by now; release pairs with the exchange of the next wake().
+  void operator()() const noexcept { home_->waking_.store(false, std::memory_order_release); }
+
+ private:
+  portable_reactor* home_;
+};
+
+stream_protocol::socket portable_reactor::adopt(platform::native_handle socket) {
+  stream_protocol::socket adopted(io_);
+  std::error_code error;
+  // The family is not looked at for an open socket; any will do.
+  adopted.assign(stream_protocol(asio::ip::tcp::v4()),
+                 static_cast<stream_protocol::socket::native_handle_type>(socket), error);
+  ++counters_.system_calls;
+  if (error) throw std::system_error(plain(error), "cannot watch a socket");
+  return adopted;
+}
+
+std::unique_ptr<stream> portable_reactor::open(platform::native_handle socket,
+                                               stream_events& owner) {
+  return std::make_unique<portable_stream>(*this, adopt_or_close(socket), owner);
+}
+
+std::unique_ptr<acceptor> portable_reactor::listen(platform::native_handle socket,
+                                                   accept_events& owner) {
+  return std::make_unique<portable_acceptor>(*this, adopt_or_close(socket), owner);
+}
+
+stream_protocol::socket portable_reactor::adopt_or_close(platform::native_handle socket) {
+  try {
+    return adopt(socket);
+  } catch (...) {
+    platform::close(socket);
+    throw;
+  }
+}
+
+void portable_reactor::wait(platform::native_handle handle, readiness::kind what,
+                            readiness& entry) {
+  waiter::start(std::make_unique<waiter>(adopt(handle), entry), what);
+  ++counters_.system_calls;
+}
+
+void portable_reactor::cancel_wait(readiness& entry) noexcept {
+  if (entry.backend != nullptr) static_cast<waiter*>(entry.backend)->cancel();
+}
+
+bool portable_reactor::report_all() noexcept {
+  if (first_ == nullptr) return false;
+  reporter* next = std::exchange(first_, nullptr);
+  last_ = nullptr;
+  while (next != nullptr) {
+    reporter& ready = *next;
+    next = ready.next_;
+    ready.queued_ = false;
+    ready.report();
+  }
+  return true;
+}
+
+// What is to be reported is something that happened: then there is no waiting, and no system call
+// before the worker has seen it.
+void portable_reactor::turn(clock::duration limit) noexcept {
+  const bool waits = limit > clock::duration::zero();
+  if (report_all() && waits) return;
+  ++counters_.system_calls;
+  const auto ran = waits ? io_.run_one_for(limit) : io_.poll_one();
+  if (ran > 0) run_more();
+}
+
+// One look of Asio may have queued many handlers, but it does not say so, and asking costs a
+// system call when there are none. So it asks while that pays, and otherwise every eighth time; a
+// handler that was not asked for runs in the next turn, which does not wait then.
+void portable_reactor::run_more() noexcept {
+  constexpr unsigned patience_max = 8;
+  if (patience_ == 0 && ++turns_ % patience_max != 0) return;
+  unsigned more = 0;
+  while (more < handlers_a_turn && io_.poll_one() > 0) ++more;
+  ++counters_.system_calls;
+  if (more > 0) {
+    patience_ = patience_max;
+  } else if (patience_ > 0) {
+    --patience_;
+  }
+}
+
+void portable_reactor::wake() noexcept {
+  // acquire pairs with the release in wake_handler: its memory is free.
+  if (waking_.exchange(true, std::memory_order_acq_rel)) return;
+  asio::post(io_, wake_handler(*this));
+}
+
+}  // namespace
+
+std::unique_ptr<reactor> make_portable_reactor() {
+  try {
+    return std::make_unique<portable_reactor>();
+  } catch (const std::system_error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    failure(errc::resource_exhausted, "no memory for a reactor").raise();
+  }
+}
+
+}  // namespace hawser

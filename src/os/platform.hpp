@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// The portability boundary. Every function here is defined once in io_uring/, once in win/ and
+// once in mac/; nothing outside those folders names an operating system. A missing function is a
+// link error. All descriptors are close-on-exec; all sockets are non-blocking.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+namespace hawser {
+struct executor_config;
+class reactor;
+}  // namespace hawser
+
+namespace hawser::platform {
+
+using native_handle = std::intptr_t;
+inline constexpr native_handle no_handle = -1;
+
+/// A socket address of any family, as the system writes it.
+struct socket_address {
+  alignas(8) std::array<std::byte, 128> storage{};
+  std::uint32_t size = 0;
+};
+
+/// One piece of a gathered write.
+struct io_slice {
+  const std::byte* data = nullptr;
+  std::size_t size = 0;
+};
+
+struct stream_options {
+  bool no_delay = true;                  ///< tcp
+  std::size_t send_buffer_bytes = 0;     ///< 0: leave as it is
+  std::size_t receive_buffer_bytes = 0;  ///< 0: leave as it is
+};
+
+struct peer_identity {
+  std::uint32_t user = 0;
+  std::uint32_t group = 0;
+  std::int64_t process = 0;
+};
+
+/// All addresses of a host, in the order the system prefers. Blocks.
+///
+/// Errors: throws std::system_error with host and port in the text.
+[[nodiscard]] std::vector<socket_address> resolve(const std::string& host, const std::string& port);
+/// Errors: throws errc::bad_uri if the path does not fit.
+[[nodiscard]] socket_address unix_address(const std::string& path);
+[[nodiscard]] std::string to_string(const socket_address& address);
+
+/// Binds and listens. Reuses a tcp port in TIME_WAIT, never one that is listened on.
+///
+/// Errors: throws std::system_error: errc::address_in_use, or the system's code.
+[[nodiscard]] native_handle open_listener(const socket_address& address, int backlog);
+[[nodiscard]] socket_address local_address(native_handle socket);
+[[nodiscard]] socket_address remote_address(native_handle socket);
+
+/// Starts to connect. `pending`: wait until the socket is writable, then finish_connect().
+[[nodiscard]] native_handle start_connect(const socket_address& address, bool& pending,
+                                          std::error_code& error) noexcept;
+[[nodiscard]] std::error_code finish_connect(native_handle socket) noexcept;
+/// no_handle with a clear error: nobody waits.
+[[nodiscard]] native_handle accept(native_handle listener, std::error_code& error) noexcept;
+/// Errors: throws std::system_error.
+[[nodiscard]] std::pair<native_handle, native_handle> socket_pair();
+void close(native_handle handle) noexcept;
+/// No more writes; the peer reads the end.
+void shut_down_writing(native_handle socket) noexcept;
+
+/// Both transfer what is possible at once; would_block() tells "nothing now" from failure. A read
+/// of 0 without error is the end of the stream.
+[[nodiscard]] std::size_t read_some(native_handle socket, std::span<std::byte> into,
+                                    std::error_code& error) noexcept;
+[[nodiscard]] std::size_t write_some(native_handle socket, std::span<const io_slice> from,
+                                     std::error_code& error) noexcept;
+[[nodiscard]] bool would_block(const std::error_code& error) noexcept;
+/// The error means: out of descriptors or memory, try later.
+[[nodiscard]] bool is_exhaustion(const std::error_code& error) noexcept;
+
+/// Best effort: what the system refuses stays as it is.
+void apply(native_handle socket, const stream_options& options) noexcept;
+/// Who is at the other end of a unix socket; empty where the system cannot tell.
+[[nodiscard]] std::optional<peer_identity> peer_of(native_handle socket) noexcept;
+[[nodiscard]] std::uint32_t current_user() noexcept;
+
+/// What lies at the path of a unix socket.
+enum class socket_file : std::uint8_t { none, socket, foreign_owner, not_a_socket };
+/// Does not follow a symbolic link: that is not_a_socket. `owner` other than `user` or the
+/// superuser is foreign.
+[[nodiscard]] socket_file inspect_socket_file(const std::string& path, std::uint32_t user) noexcept;
+/// Binds, restricts the file to its owner (0600, or 0666 for any_user), listens. A stale file (no
+/// process listens on it) is replaced.
+///
+/// Errors: throws std::system_error: errc::address_in_use, errc::unauthorized, system codes.
+[[nodiscard]] native_handle open_unix_listener(const std::string& path, int backlog, bool any_user);
+void remove_file(const std::string& path) noexcept;
+
+/// Cores this process may use.
+[[nodiscard]] unsigned usable_cores() noexcept;
+/// Errors: terminates if the system has no randomness.
+void fill_random(std::byte* bytes, std::size_t count) noexcept;
+/// The name of the calling thread, as debuggers show it.
+void name_thread(const char* name) noexcept;
+
+/// What the platform's own reactor offers: created, or the reason why not.
+struct native_reactor {
+  std::unique_ptr<reactor> created;
+  std::string mechanism;               ///< "io_uring"
+  std::string reason;                  ///< why refused, or what was probed
+  std::vector<std::string> features;
+};
+/// Probes and creates; never throws for a refusal. Called on the thread that will turn it.
+[[nodiscard]] native_reactor make_native_reactor();
+/// The name of what the portable reactor uses here: "epoll".
+[[nodiscard]] const char* portable_mechanism() noexcept;
+
+}  // namespace hawser::platform

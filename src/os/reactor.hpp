@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <system_error>
+
+#include "hawser/buffer.hpp"
+#include "hawser/executor.hpp"
+#include "os/platform.hpp"
+
+namespace hawser {
+
+/// What a connected socket tells its owner. Called on the reactor's thread, inside turn().
+class stream_events {
+ public:
+  /// Memory of a large message that the next bytes belong into; empty: deliver a block. Asked
+  /// before each read is started; the memory must stay until the read or the stream has ended.
+  [[nodiscard]] virtual std::span<std::byte> direct_space() noexcept = 0;
+  /// `bytes` more were put at the start of the last direct_space().
+  virtual void on_direct(std::size_t bytes) noexcept = 0;
+  /// `bytes` arrived at the start of `filled`. One reference to the block is handed over, the only
+  /// one: the receiver may write to the block.
+  virtual void on_block(detail::block* filled, std::size_t bytes) noexcept = 0;
+  /// Nothing more will arrive. A clear error is the orderly end of the stream.
+  virtual void on_end(std::error_code why) noexcept = 0;
+  /// The write is done, whole, or has failed. Its memory may go.
+  virtual void on_written(std::error_code error) noexcept = 0;
+  /// The last event: the descriptor is closed, no operation is under way, the stream object may be
+  /// destroyed from here on.
+  virtual void on_closed() noexcept = 0;
+
+ protected:
+  ~stream_events() = default;
+};
+
+/// A connected socket in a reactor.
+///
+/// Threads: the reactor's. No member calls back into stream_events before it returns, except that
+/// close() may be called from inside any event but on_closed.
+class stream {
+ public:
+  virtual ~stream() = default;  // after on_closed, or before anything was started
+  virtual void start_reading() noexcept = 0;
+  /// Writes all of the slices, in order. At most one write at a time. The slices themselves are
+  /// copied, the bytes they name must stay until on_written.
+  ///
+  /// Shape: 1..max_slices slices.
+  virtual void write(std::span<const platform::io_slice> slices) noexcept = 0;
+  /// Abandons what is under way and closes the descriptor; on_closed follows in a later turn.
+  virtual void close() noexcept = 0;
+
+  static constexpr std::size_t max_slices = 64;
+};
+
+class accept_events {
+ public:
+  /// A connection, owned by the receiver now.
+  virtual void on_accept(platform::native_handle socket) noexcept = 0;
+  /// Accepting failed and has stopped; call acceptor::start() again, later if
+  /// platform::is_exhaustion(why).
+  virtual void on_accept_failed(std::error_code why) noexcept = 0;
+  virtual void on_closed() noexcept = 0;  // as stream_events
+
+ protected:
+  ~accept_events() = default;
+};
+
+/// A listening socket in a reactor. Same rules as stream.
+class acceptor {
+ public:
+  virtual ~acceptor() = default;
+  virtual void start() noexcept = 0;
+  virtual void close() noexcept = 0;
+};
+
+/// Waits once until a native handle is readable or writable.
+///
+/// Shape: embedded in what waits; `done` runs inside turn(), once, also after cancel_wait().
+struct readiness {
+  using function = void (*)(readiness&, std::error_code) noexcept;
+  enum class kind : std::uint8_t { readable, writable };
+
+  explicit readiness(function action) noexcept : done(action) {}
+
+  function done;
+  void* backend = nullptr;  // the reactor's
+};
+
+struct reactor_counters {
+  std::uint64_t system_calls = 0;
+  std::uint64_t completions = 0;
+  std::uint64_t multishot = 0;
+  std::uint64_t bytes_read = 0;
+  std::uint64_t bytes_written = 0;
+};
+
+/// What a worker parks in: all I/O of a worker, in one place.
+///
+/// Threads: one thread, the same from creation on; only wake() may be called from others.
+class reactor {
+ public:
+  virtual ~reactor() = default;
+
+  /// Takes over a connected, non-blocking socket.
+  [[nodiscard]] virtual std::unique_ptr<stream> open(platform::native_handle socket,
+                                                     stream_events& owner) = 0;
+  [[nodiscard]] virtual std::unique_ptr<acceptor> listen(platform::native_handle socket,
+                                                         accept_events& owner) = 0;
+  virtual void wait(platform::native_handle handle, readiness::kind what, readiness& entry) = 0;
+  virtual void cancel_wait(readiness& entry) noexcept = 0;
+
+  /// Hands what is queued to the system, waits at most `limit` for something to happen (zero:
+  /// just looks), and reports all that has happened. Ends early after wake().
+  virtual void turn(clock::duration limit) noexcept = 0;
+  /// Threads: any. Sticky: a wake before turn() ends that turn at once.
+  virtual void wake() noexcept = 0;
+
+  [[nodiscard]] virtual clock::time_point now() const noexcept { return clock::now(); }
+  [[nodiscard]] const reactor_counters& counters() const noexcept { return counters_; }
+
+ protected:
+  reactor_counters counters_;
+};
+
+/// The reactor on Asio: epoll, kqueue or IOCP.
+///
+/// Errors: throws std::system_error.
+[[nodiscard]] std::unique_ptr<reactor> make_portable_reactor();
+
+}  // namespace hawser

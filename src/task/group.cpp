@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hawser/group.hpp"
+
+#include <system_error>
+
+#include "core/assert.hpp"
+
+namespace hawser::detail {
+
+bool is_cancelled(const std::error_code& code) noexcept {
+  return code == std::errc::operation_canceled;
+}
+
+bool is_cancelled(const std::exception_ptr& error) noexcept {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::system_error& why) {
+    return is_cancelled(why.code());
+  } catch (...) {
+    return false;
+  }
+}
+
+// Both let go of the frame first: it destroys itself, maybe before resume() or post() return.
+void child::start(const task_context& context) noexcept {
+  const handle frame = std::exchange(frame_, {});
+  frame.promise().set_context(context);
+  frame.resume();
+}
+
+void child::start_on(executor& where, const task_context& context) noexcept {
+  const handle frame = std::exchange(frame_, {});
+  frame.promise().set_context(context);
+  where.post(frame.promise(), context.urgency);
+}
+
+void group::enter() noexcept {
+  // relaxed: whoever starts a child is a member itself, so the count cannot reach zero meanwhile
+  const auto before = members_.fetch_add(one_child, std::memory_order_relaxed);
+  HAWSER_ASSERT(before != 0);
+}
+
+void group::start(child member) noexcept {
+  enter();
+  member.start(context());
+}
+
+void group::post(child member, priority urgency) noexcept {
+  executor* const here = executor::current();
+  HAWSER_ASSERT(here != nullptr);
+  enter();
+  member.start_on(*here, context(urgency));
+}
+
+// The last one resumes the parent, which may destroy the group at once on its own thread: so
+// nothing of the group is touched after the post, and nothing after the count unless last.
+void group::leave() noexcept {
+  // acq_rel: what members did, failure_ included, comes before what the parent does
+  if (members_.fetch_sub(one_child, std::memory_order_acq_rel) != one_child) return;
+  home_->post(*this, urgency_);
+}
+
+bool group::all_left() const noexcept {
+  // acquire pairs with the acq_rel in leave()
+  return members_.load(std::memory_order_acquire) == parent_present;
+}
+
+// True: somebody is left, who will post to home_. The parent's frame cannot be resumed before
+// await_suspend has returned, because home's thread is this one.
+bool group::wait(std::coroutine_handle<> parent) noexcept {
+  home_ = executor::current();
+  HAWSER_ASSERT(home_ != nullptr);
+  parent_ = parent;
+  // acq_rel: parent_ and home_ are visible to the last in leave(), what members did to us
+  return members_.fetch_sub(parent_present, std::memory_order_acq_rel) != parent_present;
+}
+
+void group::cut() noexcept {
+  cut_.store(true, std::memory_order_release);  // pairs with the acquire in is_cut()
+  stop_.request_stop();
+}
+
+void group::fail(std::exception_ptr error) noexcept {
+  if (is_cut() && is_cancelled(error)) return;
+  record(std::move(error));
+}
+
+void group::fail(const failure& why) noexcept {
+  if (is_cut() && is_cancelled(why.code())) return;
+  try {
+    why.raise();
+  } catch (...) {
+    record(std::current_exception());
+  }
+}
+
+void group::record(std::exception_ptr error) noexcept {
+  // relaxed: the value alone decides, failure_ is published by leave() or read by the parent itself
+  if (!failed_.exchange(true, std::memory_order_relaxed)) failure_ = std::move(error);
+  cut();
+}
+
+}  // namespace hawser::detail

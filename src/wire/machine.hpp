@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "core/ring.hpp"
+#include "hawser/buffer.hpp"
+#include "hawser/errc.hpp"
+#include "hawser/executor.hpp"
+#include "hawser/message.hpp"
+#include "wire/frame.hpp"
+
+namespace hawser::wire {
+
+/// What one side of a link is told before it begins.
+struct settings {
+  limits local;  ///< what we announce and enforce
+  secret link_id{};
+  std::uint64_t incarnation = 1;
+  secret attach_secret{};  ///< server: what an attach must prove
+  secret resume_secret{};
+  std::size_t queue_bytes = 8 << 20;
+  std::size_t reassembly_bytes = 64 << 20;
+  std::size_t pinned_bytes = 4 << 20;
+  clock::duration handshake_timeout = std::chrono::seconds(10);
+  clock::duration close_timeout = std::chrono::seconds(5);
+  clock::duration keepalive = std::chrono::seconds(20);
+  clock::duration keepalive_timeout = std::chrono::seconds(20);
+};
+
+/// A message that has arrived whole.
+struct inbound {
+  shared_buffer payload;
+  message_header header;
+  std::uint32_t lane = 0;
+  bool reassembled = false;  ///< it came in slices: its cost is in the link's budget
+  std::uint64_t cost = 0;    ///< give it back with release()
+};
+
+/// What has happened since the last look: flags instead of callbacks, so that nothing re-enters.
+struct happenings {
+  unsigned readable = 0;       ///< bit per channel: a message or the end may be taken
+  unsigned writable = 0;       ///< a send that was blocked or growing should look again
+  unsigned flushed = 0;        ///< more is with the system
+  unsigned attach_wanted = 0;  ///< client: this channel deserves a pipe of its own
+  bool established = false;
+  bool ended = false;
+};
+
+enum class verdict : std::uint8_t {
+  accepted,
+  started,  ///< the message was taken and is leaving; accepted once growing() is false
+  blocked,
+  too_large,
+  ended,  ///< channel finished, link closing or lost
+};
+
+struct lane_counts {
+  std::uint64_t accepted = 0;
+  std::uint64_t sent = 0;
+  std::uint64_t consumed = 0;
+  std::uint64_t received = 0;
+  std::uint64_t taken = 0;
+};
+
+/// The protocol of a link, without I/O: it is fed bytes and a clock, and emits bytes and events.
+///
+/// Both sides are the same machine; only the handshake differs. A machine never blocks, never
+/// throws for what a peer sends, and after ended() it only lets received messages be taken.
+///
+///   client: hello -> (early control and rpc frames) -> welcome -> open
+///   server: made from a hello -> open
+///   open -> closing (close() or the peer's CLOSE) -> ended: closed
+///   any -> ended: a failure (violation, silence, end of a pipe)
+///
+/// Threads: one.
+class machine {
+ public:
+  /// The side that connects.
+  machine(const settings& local, clock::time_point now);
+  /// The side that was connected to, after the peer's hello was read.
+  machine(const settings& local, const hello& peer, clock::time_point now);
+  machine(const machine&) = delete;
+  machine& operator=(const machine&) = delete;
+  ~machine();
+
+  // ---- input -----------------------------------------------------------------------------
+
+  /// `bytes` at the start of `filled` came in on `pipe`. Takes over the only reference.
+  void receive(std::size_t pipe, detail::block* filled, std::size_t bytes,
+               clock::time_point now) noexcept;
+  /// Where the next bytes of `pipe` belong, if they belong to a large payload.
+  [[nodiscard]] std::span<std::byte> direct_space(std::size_t pipe) noexcept;
+  void receive_direct(std::size_t pipe, std::size_t bytes, clock::time_point now) noexcept;
+  void pipe_ended(std::size_t pipe, std::error_code why) noexcept;
+  /// Call at next_deadline() or later.
+  void tick(clock::time_point now) noexcept;
+  [[nodiscard]] clock::time_point next_deadline() const noexcept;
+
+  // ---- output ----------------------------------------------------------------------------
+
+  /// The bytes to write next on `pipe`, in order; they stay where they are until written(). Empty:
+  /// nothing to write, or the last gathering is not written yet.
+  [[nodiscard]] std::size_t gather(std::size_t pipe,
+                                   std::span<std::span<const std::byte>> pieces) noexcept;
+  void written(std::size_t pipe) noexcept;
+  /// Cheap: is it worth calling gather()?
+  [[nodiscard]] bool has_output(std::size_t pipe) noexcept;
+
+  // ---- pipes -----------------------------------------------------------------------------
+
+  /// `channel` has a pipe of its own from now on, with the channel's number.
+  void attached(std::size_t channel) noexcept;
+  [[nodiscard]] bool attach_allowed(std::size_t channel) const noexcept;
+  [[nodiscard]] unsigned pipes() const noexcept;
+
+  // ---- application -----------------------------------------------------------------------
+
+  /// Copies the bytes, if accepted.
+  [[nodiscard]] verdict send(std::size_t lane, std::span<const std::byte> bytes,
+                             const message_header& header) noexcept;
+  /// Takes the message, if accepted or started.
+  [[nodiscard]] verdict send(std::size_t lane, message& owned) noexcept;
+  /// A started message still waits for credit.
+  [[nodiscard]] bool growing(std::size_t lane) const noexcept { return tx_[lane].growing; }
+  /// It was given up because the link closed first; the peer drops its start.
+  [[nodiscard]] bool abandoned(std::size_t lane) const noexcept { return tx_[lane].abandoned; }
+  [[nodiscard]] bool readable(std::size_t channel) const noexcept;
+  [[nodiscard]] std::optional<inbound> take(std::size_t channel) noexcept;
+  /// The peer has finished the channel and all of it was taken.
+  [[nodiscard]] bool at_end(std::size_t channel) const noexcept;
+  void release(std::size_t lane, std::uint64_t cost, bool reassembled) noexcept;
+  /// No more sends on the channel.
+  void finish(std::size_t channel) noexcept;
+  [[nodiscard]] bool finished(std::size_t channel) const noexcept;
+  /// Closes in order: what was accepted still goes.
+  void close(clock::time_point now) noexcept;
+  /// Gives up at once; tells the peer why if that is possible.
+  void fail(errc code, std::string text) noexcept;
+
+  [[nodiscard]] happenings take_happenings() noexcept { return std::exchange(happened_, {}); }
+  [[nodiscard]] bool established() const noexcept { return established_; }
+  [[nodiscard]] bool closing() const noexcept { return closing_; }
+  /// Nothing more happens but that received messages are taken and the last bytes are written.
+  [[nodiscard]] bool ended() const noexcept { return ended_.has_value(); }
+  [[nodiscard]] const failure& why() const noexcept { return *ended_; }
+  [[nodiscard]] lane_counts counts(std::size_t lane) const noexcept;
+  /// All messages accepted so far on the lane are with the system up to this sequence.
+  [[nodiscard]] std::uint64_t sent(std::size_t lane) const noexcept { return tx_[lane].sent; }
+  [[nodiscard]] std::uint64_t accepted(std::size_t lane) const noexcept {
+    return tx_[lane].accepted;
+  }
+  /// The credit left to spend, for tests.
+  [[nodiscard]] std::int64_t available(std::size_t lane) const noexcept {
+    return static_cast<std::int64_t>(tx_[lane].granted - tx_[lane].spent - tx_[lane].reserved);
+  }
+  /// Bytes the machine keeps for messages that are on their way, in or out; not those it has
+  /// received whole, which the credit bounds. For tests and statistics.
+  [[nodiscard]] std::size_t memory_in_use() const noexcept;
+  [[nodiscard]] const secret& link_id() const noexcept { return local_.link_id; }
+  [[nodiscard]] const secret& attach_secret() const noexcept { return local_.attach_secret; }
+  [[nodiscard]] const limits& peer_limits() const noexcept { return peer_; }
+  /// What we announce: the settings, raised to what version 1 grants before the handshake.
+  [[nodiscard]] const limits& local_limits() const noexcept { return local_.local; }
+
+ private:
+  machine(const settings& local, clock::time_point now, bool server);
+
+  // -- sending
+  struct outbound {
+    outbound(message&& taken, std::uint64_t reserve) noexcept
+        : owned(std::move(taken)), reserve_left(reserve) {}
+    message owned;
+    std::size_t offset = 0;
+    std::uint64_t reserve_left;
+  };
+  struct tx_lane {
+    std::uint64_t granted = 0;   // by the peer, total
+    std::uint64_t spent = 0;     // by frames in a pipe
+    std::uint64_t reserved = 0;  // by accepted messages that are not in a pipe yet
+    std::uint64_t accepted = 0;  // messages
+    std::uint64_t framed = 0;    // messages whole in a pipe
+    std::uint64_t sent = 0;      // messages with the system
+    std::uint64_t consumed = 0;  // as the peer said
+    std::uint64_t peer_received = 0;
+    std::size_t queued_bytes = 0;
+    bool growing = false;    // the last of the backlog is not accepted yet
+    bool abandoned = false;  // the last of the backlog was growing when the link closed
+    bool blocked = false;  // somebody was told to wait
+    detail::ring<outbound> backlog;
+  };
+  struct piece {
+    std::span<const std::byte> bytes;
+    detail::block* block = nullptr;  // one reference of ours
+    message owned;
+  };
+  struct tx_pipe {
+    detail::ring<piece> pieces;
+    std::size_t in_flight = 0;  // pieces that gather() gave out
+    detail::block* open = nullptr;
+    std::size_t open_used = 0;
+    std::size_t unsent_bytes = 0;
+    std::uint64_t appended = 0;
+    std::uint64_t written = 0;
+    std::uint64_t in_flight_bytes = 0;
+    lane_numbers marks{};       // framed, by lane, when everything was gathered
+    bool marked = false;
+    std::size_t backlog = 0;    // messages in lanes that ride here
+    std::uint64_t virtual_now = 0;
+  };
+  struct tx_channel {
+    std::size_t pipe = 0;
+    bool moving = false;             // MOVED is in pipe 0, not with the system yet
+    bool move_wanted = false;
+    std::uint64_t move_position = 0;
+    bool finished = false;
+    bool end_sent = false;
+    bool used = false;
+    std::uint64_t virtual_time = 0;
+  };
+
+  [[nodiscard]] verdict admit(std::size_t lane, std::size_t bytes, const message_header& header,
+                              std::uint64_t& cost) noexcept;
+  void queue(std::size_t lane, message&& owned, std::uint64_t reserve);
+  void frame_now(std::size_t lane, std::span<const std::byte> bytes, const message_header& header);
+  [[nodiscard]] bool may_frame_now(std::size_t lane) const noexcept;
+  [[nodiscard]] std::byte* room(tx_pipe& pipe, std::size_t bytes);
+  void append(std::size_t pipe, std::span<const std::byte> bytes);
+  void append_piece(tx_pipe& pipe, std::span<const std::byte> bytes, message&& owned);
+  void pump(std::size_t pipe);
+  void pump_control();
+  [[nodiscard]] std::optional<std::size_t> next_lane(std::size_t pipe) const noexcept;
+  [[nodiscard]] std::size_t next_slice(std::size_t lane) const noexcept;
+  void frame_slice(std::size_t lane);
+  void settle_growth(std::size_t lane) noexcept;
+  [[nodiscard]] bool drained(std::size_t channel) const noexcept;
+  [[nodiscard]] bool may_end(std::size_t channel) const noexcept;
+  void use(std::size_t channel) noexcept;
+
+  // -- receiving
+  struct partial_message {
+    bool active = false;
+    bool budgeted = false;
+    std::uint64_t total = 0;
+    std::uint64_t filled = 0;
+    std::uint64_t cost = 0;
+    std::uint64_t reserve = 0;      // what it takes of the link's budget until it is whole
+    std::uint64_t grant_floor = 0;  // total credit that lets all of it come
+    data_header header;                // of its first slice
+    buffer whole;                      // once the budget allows
+    std::vector<buffer> early;         // until then
+  };
+  struct rx_lane {
+    std::uint64_t granted = 0;
+    std::uint64_t arrived = 0;   // credit spent by the peer
+    std::uint64_t released = 0;
+    std::uint64_t received = 0;  // messages
+    std::uint64_t taken = 0;
+    std::uint64_t told_received = 0;
+    detail::ring<inbound> queue;
+    partial_message partial;
+  };
+  struct rx_pipe {
+    std::vector<std::byte> staged;  // the start of a frame whose rest has not come
+    // A payload that is being filled as it comes:
+    bool streaming = false;
+    data_header stream_header;
+    std::byte* stream_to = nullptr;
+    std::size_t stream_left = 0;
+    buffer stream_buffer;       // its own memory, unless it goes into partial_message::whole
+    bool stream_in_whole = false;
+    std::uint64_t stream_cost = 0;
+    std::size_t padding_left = 0;
+    bool held = false;          // its channel has not moved here yet
+    std::vector<std::byte> stash;
+  };
+  struct rx_channel {
+    std::size_t pipe = 0;
+    std::optional<channel_end> end;
+    bool at_end_told = false;
+  };
+
+  void consume(std::size_t pipe, detail::block* filled, std::size_t bytes);
+  std::size_t continue_stream(rx_pipe& in, std::span<const std::byte> bytes);
+  std::size_t continue_staged(std::size_t pipe, std::span<const std::byte> bytes);
+  [[nodiscard]] std::size_t frames_in_place(std::size_t pipe, std::span<const std::byte> bytes,
+                                            detail::block* block);
+  [[nodiscard]] bool plausible(std::size_t length);
+  void handle_frame(std::size_t pipe, std::span<const std::byte> frame, detail::block* block);
+  void handle_data(std::size_t pipe, std::span<const std::byte> frame, detail::block* block);
+  [[nodiscard]] bool begin_stream(std::size_t pipe, std::span<const std::byte> start);
+  void end_stream(std::size_t pipe);
+  void hold(std::size_t pipe, std::span<const std::byte> bytes);
+  [[nodiscard]] bool check_data(std::size_t pipe, const data_header& header,
+                                std::size_t payload_bytes, std::size_t length);
+  void accept_slice(std::size_t lane, const data_header& header, std::span<const std::byte> bytes,
+                    buffer&& owned, bool in_place, std::uint64_t cost);
+  void begin_partial(std::size_t lane, const data_header& header, std::uint64_t cost);
+  void finish_partial(std::size_t lane);
+  void budget_partials();
+  inbound& deliver(std::size_t lane, const data_header& header, std::uint64_t cost);
+  void handle_control(std::size_t pipe, kind what, std::span<const std::byte> header);
+  void handle_welcome(const welcome& from);
+  void handle_credit(const grants& from);
+  void handle_close(const wire::closing& from);
+  void handle_moved(const moved& from);
+  void handle_ping(std::uint64_t token);
+  void replay(std::size_t pipe);
+  [[nodiscard]] std::uint64_t grant_target(std::size_t lane) const noexcept;
+  void consider_grant(std::size_t lane) noexcept;
+  void check_end(std::size_t channel) noexcept;
+  void check_closed() noexcept;
+  void adopt_limits(const limits& peer) noexcept;
+  void heard(clock::time_point now) noexcept;
+  [[nodiscard]] bool can_share(detail::block* block) noexcept;
+  void say_ended() noexcept;
+
+  settings local_;
+  limits peer_;
+  bool server_;
+  bool established_ = false;
+  bool closing_ = false;
+  bool close_sent_ = false;
+  bool closed_sent_ = false;
+  bool closed_received_ = false;
+  std::optional<failure> ended_;
+  happenings happened_;
+
+  std::array<tx_lane, lane_count> tx_;
+  std::array<tx_pipe, pipe_count> out_;
+  std::array<tx_channel, channel_count> tx_channel_;
+  std::array<rx_lane, lane_count> rx_;
+  std::array<rx_pipe, pipe_count> in_;
+  std::array<rx_channel, channel_count> rx_channel_;
+  std::array<bool, pipe_count> pipe_open_{true, false, false, false};
+
+  unsigned grants_due_ = 0;  // bit per lane
+  std::optional<wire::closing> peer_close_;
+  std::size_t reassembly_in_use_ = 0;
+  detail::pin_budget* pins_;
+  std::uint32_t shares_ = 0;        // references to the current block that messages hold
+  detail::block* current_ = nullptr;
+
+  clock::time_point now_;
+  clock::time_point last_heard_;
+  clock::time_point ping_sent_{};
+  bool ping_pending_ = false;
+  std::uint64_t ping_token_ = 0;
+  std::optional<std::uint64_t> pong_due_;  // the latest token: older ones need no answer
+  clock::time_point last_ping_from_peer_{};
+  unsigned ping_strikes_ = 0;
+  unsigned unknown_kinds_answered_ = 0;
+  clock::time_point handshake_deadline_;
+  clock::time_point close_deadline_ = clock::time_point::max();
+};
+
+}  // namespace hawser::wire

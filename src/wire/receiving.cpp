@@ -1,0 +1,541 @@
+// SPDX-License-Identifier: Apache-2.0
+// The receiving half of wire::machine: from bytes to messages, and the credit given back.
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include "wire/machine.hpp"
+
+namespace hawser::wire {
+namespace {
+
+constexpr std::size_t frame_start_bytes = 8;
+constexpr std::size_t stream_from = 16 << 10;  // frames from this size are filled where they belong
+constexpr std::size_t direct_from = 4096;      // a rest below this is not worth a read of its own
+constexpr std::size_t shared_report_bytes = 64 << 10;
+constexpr std::size_t header_room = header_bytes_max - length_bytes;
+
+std::size_t length_of(std::span<const std::byte> frame) noexcept { return load_length(frame.data()); }
+
+}  // namespace
+
+void machine::receive(std::size_t pipe, detail::block* filled, std::size_t bytes,
+                      clock::time_point now) noexcept {
+  heard(now);
+  try {
+    consume(pipe, filled, bytes);
+  } catch (const std::bad_alloc&) {
+    fail(errc::resource_exhausted, "no memory to receive a message");
+  }
+}
+
+// Parses a block to its end. Messages share the block; their references are counted here and added
+// at the end with one locked instruction, while ours still keeps it alive.
+void machine::consume(std::size_t pipe, detail::block* filled, std::size_t bytes) {
+  detail::block* const outer = std::exchange(current_, filled);
+  const std::uint32_t outer_shares = std::exchange(shares_, 0);
+  rx_pipe& in = in_[pipe];
+  std::byte* const data = filled->data();
+  try {
+    std::size_t at = 0;
+    while (at < bytes && !ended()) {
+      const std::span<const std::byte> rest(data + at, bytes - at);
+      if (in.held) {
+        hold(pipe, rest);
+        break;
+      }
+      if (in.streaming || in.padding_left != 0) {
+        at += continue_stream(in, rest);
+        if (in.streaming && in.stream_left == 0) end_stream(pipe);
+      } else if (!in.staged.empty()) {
+        at += continue_staged(pipe, rest);
+      } else {
+        // Frames start 8-aligned in the stream but the block may start anywhere in it. What lies
+        // before `at` is used up, so the rest can move down.
+        const std::size_t shift = at % 8;
+        if (shift != 0 && shares_ == 0) {
+          std::memmove(data + at - shift, data + at, bytes - at);
+          at -= shift;
+          bytes -= shift;
+        }
+        at += frames_in_place(pipe, {data + at, bytes - at}, filled);
+      }
+    }
+  } catch (...) {
+    if (shares_ != 0) filled->references.fetch_add(shares_, std::memory_order_relaxed);
+    detail::release(filled);
+    current_ = outer;
+    shares_ = outer_shares;
+    throw;
+  }
+  if (shares_ != 0) filled->references.fetch_add(shares_, std::memory_order_relaxed);
+  detail::release(filled);
+  current_ = outer;
+  shares_ = outer_shares;
+}
+
+std::size_t machine::frames_in_place(std::size_t pipe, std::span<const std::byte> bytes,
+                                     detail::block* block) {
+  std::size_t at = 0;
+  while (bytes.size() - at >= frame_start_bytes) {
+    const auto rest = bytes.subspan(at);
+    const std::size_t length = length_of(rest);
+    if (!plausible(length)) return bytes.size();
+    const std::size_t padded = align8(length_bytes + length);
+    if (padded > rest.size()) {
+      if (begin_stream(pipe, rest)) return bytes.size();
+      break;
+    }
+    handle_frame(pipe, rest.first(padded), block);
+    if (ended()) return bytes.size();
+    if (in_[pipe].held) return at;  // the caller holds the rest, this frame included
+    at += padded;
+  }
+  const auto rest = bytes.subspan(at);
+  in_[pipe].staged.assign(rest.begin(), rest.end());
+  return bytes.size();
+}
+
+bool machine::plausible(std::size_t length) {
+  if (length >= 2 && length <= local_.local.frame_bytes + header_bytes_max) return true;
+  fail(errc::too_large, "a frame of " + std::to_string(length) + " bytes");
+  return false;
+}
+
+// The start of a frame lies in `staged`: adds what is needed to know more, or to have it whole.
+std::size_t machine::continue_staged(std::size_t pipe, std::span<const std::byte> bytes) {
+  rx_pipe& in = in_[pipe];
+  std::size_t taken = 0;
+  std::size_t padded = 0;  // of the frame, once its length is there
+  while (true) {
+    std::size_t want = frame_start_bytes;
+    if (in.staged.size() >= frame_start_bytes) {
+      const std::size_t length = length_of(in.staged);
+      if (!plausible(length)) return bytes.size();
+      padded = align8(length_bytes + length);
+      want = padded < stream_from ? padded
+                                  : std::max(header_bytes_max, in.staged.size());
+    }
+    const auto more = bytes.subspan(taken, std::min(bytes.size() - taken, want - in.staged.size()));
+    in.staged.insert(in.staged.end(), more.begin(), more.end());
+    taken += more.size();
+    if (in.staged.size() < want) return taken;
+    if (padded != 0) break;
+  }
+  std::vector<std::byte> frame = std::exchange(in.staged, {});
+  if (padded < stream_from) {
+    handle_frame(pipe, frame, nullptr);
+    if (in.held) hold(pipe, frame);
+  } else {
+    static_cast<void>(begin_stream(pipe, frame));  // there is enough of it
+  }
+  frame.clear();
+  in.staged = std::move(frame);  // keeps its memory for the next frame that is split
+  return taken;
+}
+
+// ---- large payloads -------------------------------------------------------------------------
+
+// True: all of `start` was used up. False: more is needed first.
+bool machine::begin_stream(std::size_t pipe, std::span<const std::byte> start) {
+  const std::size_t length = length_of(start);
+  const std::size_t padded = align8(length_bytes + length);
+  if (padded < stream_from || start.size() < header_bytes_max) return false;
+  const auto header = start.subspan(length_bytes, header_bytes_max - length_bytes);
+  const auto begun = peek_kind(header);
+  const auto from = decode_data(header);
+  if (begun.has_value() && begun->kind != kind::data) {
+    fail(errc::too_large, "a header of " + std::to_string(length) + " bytes");
+    return true;
+  }
+  if (!from.has_value()) {
+    fail(errc::protocol_violation, "malformed data header");
+    return true;
+  }
+  const std::size_t prefix = align8(length_bytes + from->header_bytes);
+  if (prefix > start.size() || prefix > length_bytes + length) {
+    fail(errc::protocol_violation, "a header longer than its frame");
+    return true;
+  }
+  const std::size_t payload = length_bytes + length - prefix;
+  if (!check_data(pipe, from->header, payload, length)) return true;
+  rx_pipe& in = in_[pipe];
+  if (in.held) {
+    hold(pipe, start);
+    return true;
+  }
+  const std::size_t lane = lane_of(from->header.channel, (from->header.flags & flag::urgent) != 0);
+  partial_message& partial = rx_[lane].partial;
+  const bool first = !partial.active;
+  in.stream_cost = padded + (first ? message_overhead : 0);
+  if (first && (from->header.flags & flag::continued) != 0) {
+    begin_partial(lane, from->header, in.stream_cost);
+  }
+  in.stream_in_whole = partial.active && partial.budgeted;
+  if (in.stream_in_whole) {
+    in.stream_to = partial.whole.data() + partial.filled;
+  } else {
+    in.stream_buffer = buffer(payload);
+    in.stream_to = in.stream_buffer.data();
+  }
+  in.streaming = true;
+  in.stream_header = from->header;
+  in.stream_left = payload;
+  in.padding_left = padded - length_bytes - length;
+  auto rest = start.subspan(prefix);
+  while (!rest.empty() && (in.streaming || in.padding_left != 0)) {
+    rest = rest.subspan(continue_stream(in, rest));
+    if (in.streaming && in.stream_left == 0) end_stream(pipe);
+  }
+  return true;
+}
+
+std::size_t machine::continue_stream(rx_pipe& in, std::span<const std::byte> bytes) {
+  if (in.stream_left == 0) {
+    const std::size_t skipped = std::min(in.padding_left, bytes.size());
+    in.padding_left -= skipped;
+    return skipped;
+  }
+  const std::size_t taken = std::min(in.stream_left, bytes.size());
+  std::memcpy(in.stream_to, bytes.data(), taken);
+  in.stream_to += taken;
+  in.stream_left -= taken;
+  return taken;
+}
+
+void machine::end_stream(std::size_t pipe) {
+  rx_pipe& in = in_[pipe];
+  in.streaming = false;
+  const std::size_t lane =
+      lane_of(in.stream_header.channel, (in.stream_header.flags & flag::urgent) != 0);
+  std::span<const std::byte> bytes;
+  if (in.stream_in_whole) {
+    partial_message& partial = rx_[lane].partial;
+    const std::byte* start = partial.whole.data() + partial.filled;
+    bytes = {start, static_cast<std::size_t>(in.stream_to - start)};
+  } else {
+    bytes = in.stream_buffer.bytes();
+  }
+  accept_slice(lane, in.stream_header, bytes, std::exchange(in.stream_buffer, {}),
+               in.stream_in_whole, in.stream_cost);
+}
+
+std::span<std::byte> machine::direct_space(std::size_t pipe) noexcept {
+  rx_pipe& in = in_[pipe];
+  if (ended() || in.held || !in.streaming || in.stream_left < direct_from) return {};
+  return {in.stream_to, in.stream_left};
+}
+
+void machine::receive_direct(std::size_t pipe, std::size_t bytes, clock::time_point now) noexcept {
+  heard(now);
+  rx_pipe& in = in_[pipe];
+  in.stream_to += bytes;
+  in.stream_left -= bytes;
+  if (in.stream_left != 0 || ended()) return;
+  try {
+    end_stream(pipe);
+  } catch (const std::bad_alloc&) {
+    fail(errc::resource_exhausted, "no memory to receive a message");
+  }
+}
+
+// ---- whole frames ---------------------------------------------------------------------------
+
+void machine::handle_frame(std::size_t pipe, std::span<const std::byte> frame,
+                           detail::block* block) {
+  const std::size_t length = length_of(frame);
+  const auto body = frame.subspan(length_bytes, length);
+  const auto start = peek_kind(body.first(std::min(body.size(), header_room)));
+  if (!start.has_value()) return fail(errc::protocol_violation, "a frame without a header");
+  if (start->kind == kind::data) return handle_data(pipe, frame, block);
+  if (length > header_room) {
+    return fail(errc::too_large, "a header of " + std::to_string(length) + " bytes");
+  }
+  handle_control(pipe, start->kind, body);
+}
+
+void machine::handle_data(std::size_t pipe, std::span<const std::byte> frame,
+                          detail::block* block) {
+  const std::size_t length = length_of(frame);
+  const auto body = frame.subspan(length_bytes, length);
+  const auto from = decode_data(body.first(std::min(body.size(), header_room)));
+  if (!from.has_value()) return fail(errc::protocol_violation, "malformed data header");
+  const std::size_t prefix = align8(length_bytes + from->header_bytes);
+  // A header without payload may end the frame before the padding does.
+  const std::size_t end = length_bytes + length;
+  const auto payload = frame.subspan(std::min(prefix, end), end - std::min(prefix, end));
+  if (!check_data(pipe, from->header, payload.size(), length)) return;
+  if (in_[pipe].held) return;
+
+  const std::size_t lane = lane_of(from->header.channel, (from->header.flags & flag::urgent) != 0);
+  const bool in_slices = rx_[lane].partial.active || (from->header.flags & flag::continued) != 0;
+  const std::uint64_t cost =
+      align8(end) + (rx_[lane].partial.active ? 0 : message_overhead);
+  if (in_slices) {
+    if (!rx_[lane].partial.active) begin_partial(lane, from->header, cost);
+    return accept_slice(lane, from->header, payload, {}, false, cost);
+  }
+  shared_buffer kept;
+  const bool aligned = reinterpret_cast<std::uintptr_t>(payload.data()) % 8 == 0;
+  const bool share = !payload.empty() && block != nullptr && aligned && can_share(block);
+  if (!payload.empty() && !share) kept = buffer::copy_of(payload);
+  inbound& whole = deliver(lane, from->header, cost);
+  if (share) {
+    // Nothing throws any more: only consume() adds the reference that this one stands for.
+    whole.payload = shared_buffer(block, payload);
+    ++shares_;
+  } else {
+    whole.payload = std::move(kept);
+  }
+  if (peer_close_.has_value()) check_closed();
+}
+
+// A block stays whole as long as one message in it lives. The first share charges it to the link's
+// budget; with the budget used up messages are copied out instead.
+bool machine::can_share(detail::block* block) noexcept {
+  if (block->pinned_by == pins_) return true;
+  if (block->pinned_by != nullptr) return false;
+  if (pins_->pinned_bytes.load(std::memory_order_relaxed) + block->capacity > local_.pinned_bytes) {
+    return false;
+  }
+  detail::pin_block(block, *pins_);
+  return true;
+}
+
+// What every data frame must satisfy, whole or not; takes its credit. False: the link has failed.
+bool machine::check_data(std::size_t pipe, const data_header& header, std::size_t payload_bytes,
+                         std::size_t length) {
+  const auto violation = [this](const char* what) {
+    fail(errc::protocol_violation, what);
+    return false;
+  };
+  if (!established_) return violation("data before the welcome");
+  const std::size_t channel = header.channel;
+  const std::size_t lane = lane_of(channel, (header.flags & flag::urgent) != 0);
+  if (rx_channel_[channel].pipe != pipe) {
+    if (pipe != channel) return violation("data on a pipe of another channel");
+    in_[pipe].held = true;  // its MOVED is still under way on the old pipe
+    return true;
+  }
+  if (const auto& end = rx_channel_[channel].end; end.has_value()) {
+    const std::uint64_t last = lane % 2 == 1 ? end->urgent : end->normal;
+    if (rx_[lane].received >= last) return violation("data after the END of its channel");
+  }
+  if (payload_bytes > local_.local.frame_bytes) {
+    fail(errc::too_large, "a slice of " + std::to_string(payload_bytes) + " bytes");
+    return false;
+  }
+  const partial_message& partial = rx_[lane].partial;
+  const bool continued = (header.flags & flag::continued) != 0;
+  // On a pipe of its own the start of a message that CLOSE has given up may come behind it.
+  if (peer_close_.has_value() && rx_[lane].received >= peer_close_->final_sequences[lane] &&
+      !continued) {
+    return violation("data after CLOSE");
+  }
+  const std::uint64_t total = partial.active ? partial.total
+                              : continued    ? header.total
+                                             : payload_bytes;
+  if (total > local_.local.message_bytes[channel]) {
+    fail(errc::too_large, "a message of " + std::to_string(total) + " bytes on channel " +
+                              std::to_string(channel));
+    return false;
+  }
+  const std::uint64_t filled = partial.active ? partial.filled : 0;
+  if (continued && (lane % 2 == 1 || payload_bytes < slice_bytes_min ||
+                    filled + payload_bytes >= total)) {
+    return violation("a slice that does not fit its message");
+  }
+  if (!continued && filled + payload_bytes != total) {
+    return violation("a message shorter or longer than announced");
+  }
+  rx_lane& to = rx_[lane];
+  const std::uint64_t cost =
+      align8(length_bytes + length) + (partial.active ? 0 : message_overhead);
+  if (cost > to.granted - to.arrived) return violation("more than the granted credit");
+  to.arrived += cost;
+  if (pipe == 0 && channel == channel_count - 1 &&
+      to.arrived - to.told_received >= shared_report_bytes) {
+    grants_due_ |= 1U << lane;
+  }
+  return true;
+}
+
+// Queues a message whose payload the caller sets.
+inbound& machine::deliver(std::size_t lane, const data_header& header, std::uint64_t cost) {
+  rx_lane& to = rx_[lane];
+  const std::size_t channel = lane / 2;
+  inbound& whole = to.queue.emplace();
+  whole.header = {header.id, static_cast<codec>(header.codec)};
+  whole.lane = static_cast<std::uint32_t>(lane);
+  whole.cost = cost;
+  ++to.received;
+  happened_.readable |= 1U << channel;
+  use(channel);
+  return whole;
+}
+
+// ---- messages in slices ---------------------------------------------------------------------
+
+void machine::begin_partial(std::size_t lane, const data_header& header, std::uint64_t cost) {
+  partial_message& partial = rx_[lane].partial;
+  partial.active = true;
+  partial.total = header.total;
+  partial.header = header;
+  partial.reserve = message_cost_bound(header.total);
+  partial.grant_floor = rx_[lane].arrived - cost + partial.reserve;
+  budget_partials();
+}
+
+// Room for a whole message is taken at once and its missing credit granted at once, so two
+// half-received messages never wait for each other.
+void machine::budget_partials() {
+  for (std::size_t lane = 0; lane < lane_count; ++lane) {
+    partial_message& partial = rx_[lane].partial;
+    if (!partial.active || partial.budgeted) continue;
+    if (reassembly_in_use_ != 0 &&
+        reassembly_in_use_ + partial.reserve > local_.reassembly_bytes) {
+      continue;
+    }
+    partial.whole = buffer(static_cast<std::size_t>(partial.total));
+    std::size_t at = 0;
+    for (buffer& slice : partial.early) {
+      std::memcpy(partial.whole.data() + at, slice.data(), slice.size());
+      at += slice.size();
+    }
+    partial.early.clear();
+    partial.budgeted = true;
+    reassembly_in_use_ += static_cast<std::size_t>(partial.reserve);
+    consider_grant(lane);
+  }
+}
+
+void machine::accept_slice(std::size_t lane, const data_header& header,
+                           std::span<const std::byte> bytes, buffer&& owned, bool in_place,
+                           std::uint64_t cost) {
+  partial_message& partial = rx_[lane].partial;
+  if (!partial.active) {
+    deliver(lane, header, cost).payload = std::move(owned);
+    if (peer_close_.has_value()) check_closed();
+    return;
+  }
+  partial.cost += cost;
+  if (in_place) {
+    // the bytes are where they belong
+  } else if (partial.budgeted) {
+    std::memcpy(partial.whole.data() + partial.filled, bytes.data(), bytes.size());
+  } else {
+    partial.early.push_back(owned.empty() ? buffer::copy_of(bytes) : std::move(owned));
+  }
+  partial.filled += bytes.size();
+  if ((header.flags & flag::continued) == 0) finish_partial(lane);
+}
+
+void machine::finish_partial(std::size_t lane) {
+  partial_message& partial = rx_[lane].partial;
+  if (partial.budgeted) {
+    reassembly_in_use_ -= static_cast<std::size_t>(partial.reserve);
+  } else {
+    // It fitted into its window while the budget was used up by others.
+    partial.whole = buffer(static_cast<std::size_t>(partial.total));
+    std::size_t at = 0;
+    for (buffer& slice : partial.early) {
+      std::memcpy(partial.whole.data() + at, slice.data(), slice.size());
+      at += slice.size();
+    }
+  }
+  reassembly_in_use_ += static_cast<std::size_t>(partial.cost);
+  inbound& whole = deliver(lane, partial.header, partial.cost);
+  whole.payload = std::move(partial.whole);
+  whole.reassembled = true;
+  partial = {};
+  budget_partials();
+  if (peer_close_.has_value()) check_closed();
+}
+
+// ---- the application's side -----------------------------------------------------------------
+
+bool machine::readable(std::size_t channel) const noexcept {
+  return !rx_[lane_of(channel, true)].queue.empty() ||
+         !rx_[lane_of(channel, false)].queue.empty();
+}
+
+std::optional<inbound> machine::take(std::size_t channel) noexcept {
+  rx_lane* from = &rx_[lane_of(channel, true)];
+  if (from->queue.empty()) from = &rx_[lane_of(channel, false)];
+  if (from->queue.empty()) return std::nullopt;
+  std::optional<inbound> next(std::move(from->queue.front()));
+  from->queue.pop();
+  ++from->taken;
+  return next;
+}
+
+void machine::release(std::size_t lane, std::uint64_t cost, bool reassembled) noexcept {
+  rx_[lane].released += cost;
+  if (ended()) return;
+  if (reassembled) {
+    reassembly_in_use_ -= static_cast<std::size_t>(cost);
+    try {
+      budget_partials();
+    } catch (const std::bad_alloc&) {
+      fail(errc::resource_exhausted, "no memory to receive a message");
+    }
+  }
+  consider_grant(lane);
+}
+
+std::uint64_t machine::grant_target(std::size_t lane) const noexcept {
+  const rx_lane& from = rx_[lane];
+  const std::uint64_t usual = from.released + local_.local.window[lane];
+  const bool whole_message = from.partial.active && from.partial.budgeted;
+  return whole_message ? std::max(usual, from.partial.grant_floor) : usual;
+}
+
+// A grant is worth a frame once it is a quarter of the window, or lets a large message come.
+void machine::consider_grant(std::size_t lane) noexcept {
+  const rx_lane& from = rx_[lane];
+  const std::uint64_t target = grant_target(lane);
+  if (target <= from.granted) return;
+  const bool awaited = from.partial.active && from.partial.grant_floor > from.granted;
+  if (awaited || target - from.granted >= local_.local.window[lane] / 4) grants_due_ |= 1U << lane;
+}
+
+// ---- moving from pipe to pipe ---------------------------------------------------------------
+
+void machine::hold(std::size_t pipe, std::span<const std::byte> bytes) {
+  rx_pipe& in = in_[pipe];
+  const std::uint64_t bound = local_.local.window[lane_of(pipe, false)] +
+                              local_.local.window[lane_of(pipe, true)] +
+                              message_cost_bound(local_.local.message_bytes[pipe]);
+  if (in.stash.size() + bytes.size() > bound) {
+    return fail(errc::protocol_violation, "more than its credit on a pipe nobody moved to");
+  }
+  in.stash.insert(in.stash.end(), bytes.begin(), bytes.end());
+}
+
+void machine::handle_moved(const moved& from) {
+  const std::size_t channel = from.channel;
+  // A client may read MOVED before it learns that attaching has succeeded; a server knows first.
+  const bool unknown_pipe = server_ && !pipe_open_[channel];
+  if (channel == 0 || from.pipe != channel || rx_channel_[channel].pipe == channel ||
+      unknown_pipe) {
+    return fail(errc::protocol_violation, "MOVED to a pipe that is not the channel's");
+  }
+  if (from.next_normal != rx_[lane_of(channel, false)].received + 1 ||
+      from.next_urgent != rx_[lane_of(channel, true)].received + 1) {
+    return fail(errc::protocol_violation, "MOVED with a gap in the sequence");
+  }
+  rx_channel_[channel].pipe = channel;
+  replay(channel);
+}
+
+void machine::replay(std::size_t pipe) {
+  rx_pipe& in = in_[pipe];
+  if (!std::exchange(in.held, false)) return;
+  const std::vector<std::byte> stash = std::exchange(in.stash, {});
+  if (stash.empty()) return;
+  detail::block* copy = detail::allocate_block(stash.size());
+  std::memcpy(copy->data(), stash.data(), stash.size());
+  consume(pipe, copy, stash.size());
+}
+
+}  // namespace hawser::wire

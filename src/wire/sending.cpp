@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sending half of wire::machine: credit, lanes, slices, and which frame goes next.
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <new>
+
+#include "wire/machine.hpp"
+
+namespace hawser::wire {
+namespace {
+
+constexpr std::size_t out_block_bytes = 64 << 10;
+constexpr std::size_t copy_below = 4096;          // smaller payloads are gathered by copying
+constexpr std::size_t framed_max_own = 1 << 20;   // framed but unsent, on a pipe of its own
+constexpr std::size_t framed_max_shared = 128 << 10;
+constexpr std::size_t prefix_bound = 64;          // no prefix of ours is longer
+// Of the smallest first slice of a message that is larger than its credit.
+constexpr std::size_t first_slice_cost = slice_bytes_min + prefix_bound + message_overhead;
+constexpr std::size_t not_ready = std::numeric_limits<std::size_t>::max();
+constexpr std::array<std::byte, 8> zeros{};
+// Virtual time runs slower for the more urgent: weights 64, 16, 4, 1.
+constexpr std::array<unsigned, channel_count> time_shift{0, 2, 4, 6};
+
+constexpr std::size_t framed_max(std::size_t pipe) noexcept {
+  return pipe == 0 ? framed_max_shared : framed_max_own;
+}
+
+data_header header_of(std::size_t lane, const message_header& header) noexcept {
+  data_header wire_header;
+  wire_header.channel = lane / 2;
+  wire_header.flags = lane % 2 == 1 ? flag::urgent : 0;
+  wire_header.id = header.id;
+  wire_header.codec = static_cast<std::uint64_t>(header.encoding);
+  return wire_header;
+}
+
+}  // namespace
+
+// ---- admission ------------------------------------------------------------------------------
+
+verdict machine::admit(std::size_t lane, std::size_t bytes, const message_header& header,
+                       std::uint64_t& cost) noexcept {
+  const std::size_t channel = lane / 2;
+  tx_lane& to = tx_[lane];
+  if (ended() || closing_ || tx_channel_[channel].finished) return verdict::ended;
+  if (bytes > peer_.message_bytes[channel]) return verdict::too_large;
+  const std::uint64_t single =
+      frame_cost(data_prefix_bytes(header_of(lane, header)), bytes) + message_overhead;
+  const std::uint64_t single_max = single_cost_max(peer_.window[lane]);
+  const bool is_single = bytes <= slice_bytes_shared && single <= single_max;
+  if (!is_single && established_ && (lane % 2 == 1 || single_max < first_slice_cost)) {
+    return verdict::too_large;  // urgent messages are one frame, and slices need a window
+  }
+  cost = is_single ? single : message_cost_bound(bytes);
+  const auto left = static_cast<std::uint64_t>(available(lane));
+  if (to.growing || to.queued_bytes + out_[tx_channel_[channel].pipe].unsent_bytes >=
+                        local_.queue_bytes) {
+    to.blocked = true;
+    return verdict::blocked;
+  }
+  if (left >= cost) return verdict::accepted;
+  if (!is_single && established_ && left >= first_slice_cost) return verdict::started;
+  to.blocked = true;
+  return verdict::blocked;
+}
+
+bool machine::may_frame_now(std::size_t lane) const noexcept {
+  const tx_channel& channel = tx_channel_[lane / 2];
+  const tx_pipe& pipe = out_[channel.pipe];
+  if (channel.moving || channel.move_wanted || pipe.backlog != 0) return false;
+  if (pipe.unsent_bytes >= framed_max(channel.pipe)) return false;
+  const bool shared_bulk = lane / 2 == channel_count - 1 && channel.pipe == 0;
+  return !shared_bulk || tx_[lane].spent - tx_[lane].peer_received <
+                             shared_bulk_slices * slice_bytes_shared;
+}
+
+verdict machine::send(std::size_t lane, std::span<const std::byte> bytes,
+                      const message_header& header) noexcept {
+  std::uint64_t cost = 0;
+  const verdict decided = admit(lane, bytes.size(), header, cost);
+  if (decided != verdict::accepted && decided != verdict::started) return decided;
+  try {
+    if (decided == verdict::accepted && bytes.size() <= slice_bytes_shared && may_frame_now(lane)) {
+      frame_now(lane, bytes, header);
+    } else {
+      queue(lane, message(shared_buffer(buffer::copy_of(bytes)), header),
+            decided == verdict::accepted ? cost : 0);
+    }
+  } catch (const std::bad_alloc&) {
+    fail(errc::resource_exhausted, "no memory to send a message");
+    return verdict::ended;
+  }
+  return decided;
+}
+
+verdict machine::send(std::size_t lane, message& owned) noexcept {
+  if (owned.size() < copy_below) {
+    const verdict decided = send(lane, owned.bytes(), owned.header());
+    if (decided == verdict::accepted) owned = message();  // its credit returns now
+    return decided;
+  }
+  std::uint64_t cost = 0;
+  const verdict decided = admit(lane, owned.size(), owned.header(), cost);
+  if (decided != verdict::accepted && decided != verdict::started) return decided;
+  try {
+    queue(lane, std::move(owned), decided == verdict::accepted ? cost : 0);
+  } catch (const std::bad_alloc&) {
+    fail(errc::resource_exhausted, "no memory to send a message");
+    return verdict::ended;
+  }
+  return decided;
+}
+
+void machine::queue(std::size_t lane, message&& owned, std::uint64_t reserve) {
+  tx_lane& to = tx_[lane];
+  const std::size_t channel = lane / 2;
+  const std::size_t bytes = owned.size();
+  to.backlog.emplace(std::move(owned), reserve);
+  to.queued_bytes += bytes;
+  to.reserved += reserve;
+  if (reserve != 0) {
+    ++to.accepted;
+  } else {
+    to.growing = true;
+  }
+  tx_pipe& pipe = out_[tx_channel_[channel].pipe];
+  auto& time = tx_channel_[channel].virtual_time;
+  time = std::max(time, pipe.virtual_now);
+  ++pipe.backlog;
+  use(channel);
+}
+
+void machine::frame_now(std::size_t lane, std::span<const std::byte> bytes,
+                        const message_header& header) {
+  tx_lane& to = tx_[lane];
+  const data_header wire_header = header_of(lane, header);
+  const std::size_t prefix = data_prefix_bytes(wire_header);
+  const std::size_t end = prefix + bytes.size();
+  const std::size_t padded = align8(end);
+  std::byte* frame = room(out_[tx_channel_[lane / 2].pipe], padded);
+  static_cast<void>(encode_data_prefix({frame, prefix}, wire_header, bytes.size()));
+  if (!bytes.empty()) std::memcpy(frame + prefix, bytes.data(), bytes.size());
+  std::memset(frame + end, 0, padded - end);
+  to.spent += padded + message_overhead;
+  ++to.accepted;
+  ++to.framed;
+  use(lane / 2);
+}
+
+// A channel that is used deserves a pipe of its own, if both sides want several.
+void machine::use(std::size_t channel) noexcept {
+  tx_channel& state = tx_channel_[channel];
+  if (state.used || channel == 0 || server_) return;
+  if (!established_) return;
+  state.used = true;
+  if (attach_allowed(channel)) happened_.attach_wanted |= 1U << channel;
+}
+
+// ---- what is framed and not yet written -----------------------------------------------------
+
+std::byte* machine::room(tx_pipe& pipe, std::size_t bytes) {
+  if (pipe.open != nullptr && pipe.pieces.empty() &&
+      pipe.open->references.load(std::memory_order_acquire) == 1) {
+    pipe.open_used = 0;  // all of it was written: start over in warm memory
+  }
+  if (pipe.open == nullptr || pipe.open_used + bytes > pipe.open->capacity) {
+    detail::block* fresh = detail::allocate_block(std::max(bytes, out_block_bytes));
+    if (pipe.open != nullptr) detail::release(pipe.open);
+    pipe.open = fresh;
+    pipe.open_used = 0;
+  }
+  std::byte* start = pipe.open->data() + pipe.open_used;
+  const bool extends = pipe.pieces.size() > pipe.in_flight &&
+                       pipe.pieces.back().block == pipe.open &&
+                       pipe.pieces.back().bytes.data() + pipe.pieces.back().bytes.size() == start;
+  if (extends) {
+    auto& last = pipe.pieces.back().bytes;
+    last = {last.data(), last.size() + bytes};
+  } else {
+    piece& added = pipe.pieces.emplace();
+    added.bytes = {start, bytes};
+    added.block = pipe.open;
+    detail::retain(pipe.open);
+  }
+  pipe.open_used += bytes;
+  pipe.unsent_bytes += bytes;
+  pipe.appended += bytes;
+  return start;
+}
+
+void machine::append(std::size_t pipe, std::span<const std::byte> bytes) {
+  std::memcpy(room(out_[pipe], bytes.size()), bytes.data(), bytes.size());
+}
+
+void machine::append_piece(tx_pipe& pipe, std::span<const std::byte> bytes, message&& owned) {
+  piece& added = pipe.pieces.emplace();
+  added.bytes = bytes;
+  added.owned = std::move(owned);
+  pipe.unsent_bytes += bytes.size();
+  pipe.appended += bytes.size();
+}
+
+std::size_t machine::gather(std::size_t pipe,
+                            std::span<std::span<const std::byte>> pieces) noexcept {
+  tx_pipe& out = out_[pipe];
+  if (out.in_flight != 0) return 0;
+  try {
+    if (!ended() && pipe == 0) pump_control();
+    if (!ended()) pump(pipe);
+    if (!ended() && pipe == 0) pump_control();  // the last backlog may have left just now
+  } catch (const std::bad_alloc&) {
+    fail(errc::resource_exhausted, "no memory to frame a message");
+  }
+  const std::size_t count = std::min(pieces.size(), out.pieces.size());
+  out.in_flight_bytes = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    pieces[i] = out.pieces.at(i).bytes;
+    out.in_flight_bytes += pieces[i].size();
+  }
+  out.in_flight = count;
+  out.marked = count == out.pieces.size();
+  if (out.marked) {
+    for (std::size_t lane = 0; lane < lane_count; ++lane) out.marks[lane] = tx_[lane].framed;
+  }
+  return count;
+}
+
+void machine::written(std::size_t pipe) noexcept {
+  tx_pipe& out = out_[pipe];
+  for (; out.in_flight > 0; --out.in_flight) {
+    if (out.pieces.front().block != nullptr) detail::release(out.pieces.front().block);
+    out.pieces.pop();
+  }
+  out.unsent_bytes -= out.in_flight_bytes;
+  out.written += out.in_flight_bytes;
+  for (std::size_t lane = 0; lane < lane_count; ++lane) {
+    tx_channel& channel = tx_channel_[lane / 2];
+    if (channel.pipe != pipe) continue;
+    if (out.marked && tx_[lane].sent < out.marks[lane]) {
+      tx_[lane].sent = out.marks[lane];
+      happened_.flushed |= 1U << (lane / 2);
+    }
+    if (std::exchange(tx_[lane].blocked, false)) happened_.writable |= 1U << (lane / 2);
+  }
+  if (pipe != 0) return;
+  for (std::size_t channel = 1; channel < channel_count; ++channel) {
+    tx_channel& state = tx_channel_[channel];
+    if (!state.moving || out.written < state.move_position) continue;
+    state.moving = false;
+    state.pipe = channel;
+    for (const std::size_t lane : {lane_of(channel, false), lane_of(channel, true)}) {
+      // All that was framed lies before MOVED; the old pipe does not mark these lanes any more.
+      if (std::exchange(tx_[lane].sent, tx_[lane].framed) != tx_[lane].framed) {
+        happened_.flushed |= 1U << channel;
+      }
+    }
+    const std::size_t waiting =
+        tx_[lane_of(channel, false)].backlog.size() + tx_[lane_of(channel, true)].backlog.size();
+    out.backlog -= waiting;
+    out_[channel].backlog += waiting;
+  }
+}
+
+bool machine::has_output(std::size_t pipe) noexcept {
+  const tx_pipe& out = out_[pipe];
+  if (out.in_flight != 0) return false;
+  if (!out.pieces.empty()) return true;
+  if (ended()) return false;
+  if (out.backlog != 0 && next_lane(pipe).has_value()) return true;
+  if (pipe != 0 || !established_) return false;
+  if (grants_due_ != 0 || pong_due_.has_value()) return true;
+  bool all_drained = true;
+  for (std::size_t channel = 0; channel < channel_count; ++channel) {
+    const tx_channel& state = tx_channel_[channel];
+    if (state.move_wanted) return true;
+    if (!drained(channel)) {
+      all_drained = false;
+    } else if (may_end(channel)) {
+      return true;
+    }
+  }
+  return closing_ && !close_sent_ && all_drained;
+}
+
+// ---- which frame goes next ------------------------------------------------------------------
+
+bool machine::drained(std::size_t channel) const noexcept {
+  // Urgent messages are never abandoned: they are one frame.
+  const tx_lane& normal = tx_[lane_of(channel, false)];
+  return normal.backlog.size() == (normal.abandoned ? 1U : 0U) &&
+         tx_[lane_of(channel, true)].backlog.empty();
+}
+
+// CLOSE says the same as END; with an abandoned start under way on another pipe it must.
+bool machine::may_end(std::size_t channel) const noexcept {
+  const tx_channel& state = tx_channel_[channel];
+  return state.finished && !state.end_sent && !close_sent_ &&
+         !tx_[lane_of(channel, false)].abandoned;
+}
+
+void machine::pump_control() {
+  if (!established_) return;
+  if (pong_due_.has_value()) append(0, encode_token(kind::pong, *std::exchange(pong_due_, {})));
+  if (grants_due_ != 0) {
+    std::array<grant, lane_count> due;
+    std::size_t count = 0;
+    for (std::size_t lane = 0; lane < lane_count; ++lane) {
+      if ((grants_due_ & 1U << lane) == 0) continue;
+      rx_lane& from = rx_[lane];
+      from.granted = std::max(from.granted, grant_target(lane));
+      from.told_received = from.arrived;
+      due[count++] = {lane, from.granted, from.taken, from.arrived};
+    }
+    grants_due_ = 0;
+    append(0, encode(std::span<const grant>(due).first(count)));
+  }
+  bool all_drained = true;
+  for (std::size_t channel = 0; channel < channel_count; ++channel) {
+    tx_channel& state = tx_channel_[channel];
+    const auto& normal = tx_[lane_of(channel, false)];
+    const auto& urgent_lane = tx_[lane_of(channel, true)];
+    if (state.move_wanted && !closing_) {
+      append(0, encode_moved(channel, channel, normal.framed + 1, urgent_lane.framed + 1));
+      state.moving = true;
+      state.move_position = out_[0].appended;
+    }
+    state.move_wanted = false;
+    if (!drained(channel)) {
+      all_drained = false;
+    } else if (may_end(channel)) {
+      append(0, encode_end(channel, normal.framed, urgent_lane.framed));
+      state.end_sent = true;
+    }
+  }
+  if (closing_ && !close_sent_ && all_drained) {
+    lane_numbers final_sequences{};
+    for (std::size_t lane = 0; lane < lane_count; ++lane) final_sequences[lane] = tx_[lane].framed;
+    append(0, encode_close(errc{}, {}, final_sequences));
+    close_sent_ = true;
+    check_closed();
+  }
+}
+
+void machine::pump(std::size_t pipe) {
+  while (out_[pipe].backlog != 0 && out_[pipe].unsent_bytes < framed_max(pipe)) {
+    const auto lane = next_lane(pipe);
+    if (!lane.has_value()) return;
+    frame_slice(*lane);
+  }
+}
+
+// Urgent lanes first, in the order of the channels; then the channel that has had least, by
+// weight. The present is where the frame in service started; a channel that was idle starts there,
+// so it neither saves up nor waits for what others have had.
+// (Start-time fair queueing, Goyal, Vin, Cheng 1996.)
+std::optional<std::size_t> machine::next_lane(std::size_t pipe) const noexcept {
+  std::optional<std::size_t> best;
+  for (std::size_t channel = 0; channel < channel_count; ++channel) {
+    const tx_channel& state = tx_channel_[channel];
+    if (state.pipe != pipe || state.moving || state.move_wanted) continue;
+    if (next_slice(lane_of(channel, true)) != not_ready) return lane_of(channel, true);
+    if (next_slice(lane_of(channel, false)) == not_ready) continue;
+    if (!best.has_value() || state.virtual_time < tx_channel_[*best / 2].virtual_time) {
+      best = lane_of(channel, false);
+    }
+  }
+  // An urgent lane of a later channel beats a normal one of an earlier.
+  if (best.has_value()) {
+    for (std::size_t channel = *best / 2 + 1; channel < channel_count; ++channel) {
+      const tx_channel& state = tx_channel_[channel];
+      if (state.pipe != pipe || state.moving || state.move_wanted) continue;
+      if (next_slice(lane_of(channel, true)) != not_ready) return lane_of(channel, true);
+    }
+  }
+  return best;
+}
+
+// How many payload bytes the next frame of the lane may carry now.
+std::size_t machine::next_slice(std::size_t lane) const noexcept {
+  const tx_lane& from = tx_[lane];
+  if (from.backlog.empty() || (from.abandoned && from.backlog.size() == 1)) return not_ready;
+  const std::size_t pipe = tx_channel_[lane / 2].pipe;
+  const outbound& next = from.backlog.front();
+  const std::size_t left = next.owned.size() - next.offset;
+  const std::size_t most = std::min<std::size_t>(pipe == 0 ? slice_bytes_shared : slice_bytes_own,
+                                                 peer_.frame_bytes);
+  std::size_t slice = std::min(left, most);
+  if (pipe == 0 && lane / 2 == channel_count - 1 &&
+      from.spent - from.peer_received >= shared_bulk_slices * slice_bytes_shared) {
+    return not_ready;
+  }
+  if (from.growing && from.backlog.size() == 1) {
+    const auto credit = static_cast<std::size_t>(available(lane));
+    const std::size_t around = prefix_bound + (next.offset == 0 ? message_overhead : 0);
+    slice = std::min(slice, credit > around ? credit - around : 0);
+    if (slice < left && slice < slice_bytes_min) return not_ready;
+  }
+  return slice;
+}
+
+void machine::frame_slice(std::size_t lane) {
+  tx_lane& from = tx_[lane];
+  tx_channel& channel = tx_channel_[lane / 2];
+  tx_pipe& pipe = out_[channel.pipe];
+  outbound& next = from.backlog.front();
+  const std::size_t size = next.owned.size();
+  const std::size_t slice = next_slice(lane);
+  const bool first = next.offset == 0;
+  const bool last = next.offset + slice == size;
+
+  data_header header = header_of(lane, first ? next.owned.header() : message_header{});
+  if (!last) header.flags |= flag::continued;
+  if (first && !last) header.total = size;
+  const std::size_t prefix = data_prefix_bytes(header);
+  const std::size_t end = prefix + slice;
+  const std::uint64_t cost = frame_cost(prefix, slice) + (first ? message_overhead : 0);
+  const auto bytes = next.owned.bytes().subspan(next.offset, slice);
+  if (first && last && slice < copy_below) {
+    std::byte* frame = room(pipe, align8(end));
+    static_cast<void>(encode_data_prefix({frame, prefix}, header, slice));
+    if (slice != 0) std::memcpy(frame + prefix, bytes.data(), slice);
+    std::memset(frame + end, 0, align8(end) - end);
+  } else {
+    static_cast<void>(encode_data_prefix({room(pipe, prefix), prefix}, header, slice));
+    append_piece(pipe, bytes, last ? std::move(next.owned) : message());
+    if (align8(end) != end) append(channel.pipe, std::span(zeros).first(align8(end) - end));
+  }
+
+  const std::uint64_t reserved = std::min(next.reserve_left, cost);
+  next.reserve_left -= reserved;
+  from.reserved -= reserved;
+  from.spent += cost;
+  next.offset += slice;
+  pipe.virtual_now = std::max(pipe.virtual_now, channel.virtual_time);
+  channel.virtual_time += cost << time_shift[lane / 2];
+  if (!last) return;
+  from.reserved -= next.reserve_left;
+  ++from.framed;
+  if (from.growing && from.backlog.size() == 1) {
+    from.growing = false;
+    ++from.accepted;
+    happened_.writable |= 1U << (lane / 2);
+  }
+  from.queued_bytes -= size;
+  from.backlog.pop();
+  --pipe.backlog;
+}
+
+void machine::settle_growth(std::size_t lane) noexcept {
+  tx_lane& from = tx_[lane];
+  if (!from.growing) return;
+  outbound& last = from.backlog.back();
+  const std::uint64_t rest = message_cost_bound(last.owned.size() - last.offset) -
+                             (last.offset == 0 ? 0 : message_overhead);
+  if (static_cast<std::uint64_t>(available(lane)) < rest) return;
+  last.reserve_left = rest;
+  from.reserved += rest;
+  from.growing = false;
+  ++from.accepted;
+  happened_.writable |= 1U << (lane / 2);
+}
+
+// ---- half-close and moving ------------------------------------------------------------------
+
+void machine::finish(std::size_t channel) noexcept {
+  tx_channel_[channel].finished = true;
+  happened_.writable |= 1U << channel;
+}
+
+bool machine::finished(std::size_t channel) const noexcept {
+  return tx_channel_[channel].finished;
+}
+
+void machine::attached(std::size_t channel) noexcept {
+  pipe_open_[channel] = true;
+  tx_channel_[channel].move_wanted = true;
+}
+
+}  // namespace hawser::wire
