@@ -14,7 +14,10 @@ namespace {
 class uring_acceptor final : public acceptor, private uring_reporter, private completion {
  public:
   uring_acceptor(uring_reactor& home, platform::native_handle socket, accept_events& owner) noexcept
-      : uring_reporter(home), completion(&uring_acceptor::forward), socket_(socket), owner_(owner) {}
+      : uring_reporter(home),
+        completion(&uring_acceptor::forward),
+        socket_(socket),
+        owner_(owner) {}
   ~uring_acceptor() override { platform::close(socket_); }
 
   void start() noexcept override {

@@ -109,7 +109,9 @@ std::string to_string(const socket_address& address) {
          port.data();
 }
 
-native_handle open_listener(const socket_address& address, int backlog) {
+namespace {
+
+native_handle bind_listener(const socket_address& address, int backlog) {
   const int socket = open_socket(address);
   const auto fail = [&](const char* action) {
     const auto error = errno == EADDRINUSE ? make_error_code(errc::address_in_use) : last_error();
@@ -127,6 +129,12 @@ native_handle open_listener(const socket_address& address, int backlog) {
   if (::bind(socket, raw(address), address.size) != 0) fail("bind");
   if (::listen(socket, backlog) != 0) fail("listen at");
   return socket;
+}
+
+}  // namespace
+
+native_handle open_listener(const socket_address& address, int backlog) {
+  return outlast_the_dead([&] { return bind_listener(address, backlog); });
 }
 
 socket_address local_address(native_handle socket) {

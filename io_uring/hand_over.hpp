@@ -15,10 +15,14 @@
 
 namespace hawser {
 
-#if defined(TSAN_INTERFACE_H)
+#if defined(SANITIZER_TSAN_INTERFACE_H)
 inline char kernel_side;
-inline void hand_to_kernel() noexcept { __tsan_release(&kernel_side); }
-inline void take_from_kernel() noexcept { __tsan_acquire(&kernel_side); }
+inline void hand_to_kernel() noexcept {
+  __tsan_release(&kernel_side);
+}
+inline void take_from_kernel() noexcept {
+  __tsan_acquire(&kernel_side);
+}
 #else
 inline void hand_to_kernel() noexcept {}
 inline void take_from_kernel() noexcept {}

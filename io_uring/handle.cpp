@@ -98,9 +98,8 @@ bool would_block(const std::error_code& error) noexcept {
 
 bool is_exhaustion(const std::error_code& error) noexcept {
   return error == std::errc::too_many_files_open ||
-         error == std::errc::too_many_files_open_in_system ||
-         error == std::errc::no_buffer_space || error == std::errc::not_enough_memory ||
-         error == errc::resource_exhausted;
+         error == std::errc::too_many_files_open_in_system || error == std::errc::no_buffer_space ||
+         error == std::errc::not_enough_memory || error == errc::resource_exhausted;
 }
 
 void apply(native_handle socket, const stream_options& options) noexcept {

@@ -8,10 +8,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <limits>
 #include <system_error>
+#include <thread>
 
+#include "hawser/errc.hpp"
 #include "os/platform.hpp"
 
 namespace hawser::platform {
@@ -42,6 +45,22 @@ namespace hawser::platform {
   return number == ECONNABORTED || number == EPROTO || number == ENETDOWN ||
          number == ENOPROTOOPT || number == EHOSTDOWN || number == ENONET ||
          number == EHOSTUNREACH || number == ENETUNREACH;
+}
+
+/// Runs `bind`, again for half a second while the address is in use: the kernel takes down the
+/// ring of a process that was killed, and with it a listening socket, some milliseconds after the
+/// process has gone. A service that is restarted at once must not fail for that.
+template <class Bind>
+[[nodiscard]] native_handle outlast_the_dead(Bind bind) {
+  constexpr int attempts = 50;
+  for (int i = 1;; ++i) {
+    try {
+      return bind();
+    } catch (const std::system_error& error) {
+      if (error.code() != errc::address_in_use || i == attempts) throw;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
 }
 
 }  // namespace hawser::platform

@@ -53,9 +53,11 @@ socket_file inspect_socket_file(const std::string& path, std::uint32_t user) noe
   return socket_file::socket;
 }
 
+namespace {
+
 // bind() gives the file the mode of the descriptor less the umask, so that it never exists with a
 // wider mode than it shall have. Not by umask(), which belongs to the whole process.
-native_handle open_unix_listener(const std::string& path, int backlog, bool any_user) {
+native_handle bind_unix(const std::string& path, int backlog, bool any_user) {
   const auto address = unix_address(path);
   require_replaceable(path, address);
   const auto socket = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -74,6 +76,12 @@ native_handle open_unix_listener(const std::string& path, int backlog, bool any_
   if (any_user && ::chmod(path.c_str(), 0666) != 0) fail("open to all users");
   if (::listen(socket, backlog) != 0) fail("listen at");
   return socket;
+}
+
+}  // namespace
+
+native_handle open_unix_listener(const std::string& path, int backlog, bool any_user) {
+  return outlast_the_dead([&] { return bind_unix(path, backlog, any_user); });
 }
 
 void remove_file(const std::string& path) noexcept {

@@ -27,7 +27,8 @@ class uring_stream final : public stream, private uring_reporter {
  private:
   // Less than this is cheaper to copy than to cancel a receive for.
   static constexpr std::size_t direct_bytes_min = 16 << 10;
-  static constexpr std::size_t tail_bytes = 4 << 10;
+  // Room for the next header; the payload behind it belongs into the owner's memory again.
+  static constexpr std::size_t tail_bytes = 512;
   static constexpr unsigned singles_after_direct = 4;
 
   enum class mode : std::uint8_t { multishot, single, direct };

@@ -14,7 +14,9 @@ namespace detail {
 
 /// An operation that can say how it ended without throwing.
 template <class A>
-concept resultful = requires(awaiter_of<A>& awaiter) { awaiter.await_result(); };
+concept resultful = requires(awaiter_of<A>& awaiter) {
+  awaiter.await_result();
+};
 
 template <class A>
 class result_awaiter final : public awaiter_adaptor<A> {
@@ -34,7 +36,7 @@ class result_awaiter final : public awaiter_adaptor<A> {
           return result<value>(this->inner_.await_resume());
         }
       } catch (const std::system_error& error) {
-        return failure(error);
+        return result<value>(std::in_place_index<1>, failure(error));
       }
     }
   }

@@ -18,9 +18,13 @@ concept awaiter = requires(T& one) {
 };
 
 template <class T>
-concept has_member_co_await = requires(T&& one) { std::forward<T>(one).operator co_await(); };
+concept has_member_co_await = requires(T&& one) {
+  std::forward<T>(one).operator co_await();
+};
 template <class T>
-concept has_free_co_await = requires(T&& one) { operator co_await(std::forward<T>(one)); };
+concept has_free_co_await = requires(T&& one) {
+  operator co_await(std::forward<T>(one));
+};
 
 /// What `co_await` calls await_ready, await_suspend and await_resume of.
 template <class T>
@@ -43,7 +47,7 @@ using awaiter_of = decltype(get_awaiter(std::declval<T>()));
 /// functions or operator co_await.
 template <class T>
 concept awaitable = std::move_constructible<std::remove_cvref_t<T>> &&
-                    detail::awaiter<std::remove_reference_t<detail::awaiter_of<T>>>;
+    detail::awaiter<std::remove_reference_t<detail::awaiter_of<T>>>;
 
 namespace detail {
 

@@ -68,8 +68,9 @@ class buffer {
   buffer(buffer&& other) noexcept
       : block_(std::exchange(other.block_, nullptr)), size_(std::exchange(other.size_, 0)) {}
   buffer& operator=(buffer&& other) noexcept {
-    std::swap(block_, other.block_);
-    std::swap(size_, other.size_);
+    buffer taken(std::move(other));
+    std::swap(block_, taken.block_);
+    std::swap(size_, taken.size_);
     return *this;
   }
   ~buffer() {

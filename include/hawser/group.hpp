@@ -122,9 +122,7 @@ class group : private work {
   static constexpr std::size_t parent_present = 1;
   static constexpr std::size_t one_child = 2;
 
-  static void run_resume(work& self) noexcept {
-    static_cast<group&>(self).parent_.resume();
-  }
+  static void run_resume(work& self) noexcept { static_cast<group&>(self).parent_.resume(); }
   [[nodiscard]] bool all_left() const noexcept;
   [[nodiscard]] bool wait(std::coroutine_handle<> parent) noexcept;
   void enter() noexcept;

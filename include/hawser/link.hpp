@@ -32,20 +32,25 @@ class listener_core;
 class waiter_list;
 }  // namespace detail
 
-/// Bounds and habits of a link. What concerns the peer is negotiated: the smaller limit holds.
+/// Bounds and habits of a link. Message and window bounds say what we take: they bind the peer's
+/// sends, as the peer's bind ours.
 ///
-/// Shape: every field may also be given in the URI (`?channels=1`), which wins.
+/// Shape:  every field may also be given in the URI, which wins: `?channels=1&keepalive=500`;
+///         values percent-encoded, durations in milliseconds; four numbers of an array joined by
+///         `,` in the order control, rpc, stream, bulk, or one for all.
 /// Errors: errc::bad_config naming field, value and range.
 struct link_options {
-  unsigned channels = 4;  ///< 1 or 4 sockets; 4 falls back to 1 when attaching fails
+  /// Channels that may have a socket of their own: 4, or 1 for one socket in all. A channel whose
+  /// socket cannot be attached stays on the control socket.
+  unsigned channels = 4;
   std::array<std::size_t, 4> max_message_bytes{64 << 10, 16 << 20, 16 << 20, 16 << 20};
   std::array<std::size_t, 4> window_bytes{64 << 10, 256 << 10, 1 << 20, 4 << 20};  ///< by channel
   std::size_t urgent_window_bytes = 16 << 10;   ///< of each urgent lane; also its largest message
-  std::size_t queue_bytes = 8 << 20;            ///< accepted but unsent, a channel; then suspend
+  std::size_t queue_bytes = 8 << 20;            ///< accepted but unsent, a lane; then suspend
   std::size_t reassembly_bytes = 64 << 20;      ///< for messages above the window, a link
   std::size_t pinned_bytes = 4 << 20;           ///< of shared receive blocks; then copies
   std::size_t socket_buffer_bytes = 1 << 20;    ///< asked of the system, a bulk or unix socket
-  std::chrono::milliseconds handshake_timeout{10'000};
+  std::chrono::milliseconds handshake_timeout{10'000};  ///< connect(): all addresses together
   std::chrono::milliseconds close_timeout{5'000};
   std::chrono::milliseconds keepalive{20'000};          ///< ping after this much silence
   std::chrono::milliseconds keepalive_timeout{20'000};  ///< then lost after this much more
@@ -53,7 +58,7 @@ struct link_options {
 
 /// What a listener adds.
 struct listen_options {
-  link_options link;
+  link_options link = {};
   unsigned max_links = 10'000;     ///< beyond: the newcomer is refused with errc::limit_reached
   unsigned max_links_per_user = 256;  ///< unix sockets, by uid of the peer
   unsigned backlog = 1024;
@@ -71,12 +76,15 @@ struct channel_counts {
 
 /// One of the four flow-controlled message queues of a link.
 ///
-/// A reference to a channel is valid as long as any handle of its link. Awaiting an operation
-/// from another worker than the link's home moves the task there.
+/// A link lives on one worker, its home. Awaiting an operation of a channel on another worker moves
+/// the task home.
 ///
+/// Shape:   a reference to a channel is valid as long as any handle of its link; so must be the
+///          handle while an operation is awaited.
 /// Threads: sends from any task, several at once: order is the order of acceptance. One receiver
-///          at a time. The try_ forms only on the link's home worker, where every task is that has
-///          awaited an operation of this link last.
+///          at a time: a second recv() while one waits is a bug and asserts. The try_ forms only on
+///          the home worker, which is asserted: there a task is right after it has itself awaited
+///          an operation of this link.
 class channel {
  public:
   class send_op;
@@ -89,13 +97,17 @@ class channel {
   channel(const channel&) = delete;
   channel& operator=(const channel&) = delete;
 
-  /// Completes when the channel has accepted the message within the peer's credit.
+  /// Completes when the channel has accepted the message: the peer's credit covers all of it, and
+  /// less than queue_bytes wait to be written.
   ///
-  /// Shape:   0..max_message_bytes; the bytes are copied before the await suspends or completes.
-  ///          Nothing happens until the returned operation is awaited.
+  /// Shape:   0..max_message_bytes of the peer, urgent 0..urgent_window_bytes of the peer; the
+  ///          bytes are copied before the await suspends or completes. Nothing happens until the
+  ///          returned operation is awaited.
   /// Errors:  errc::closed, errc::link_lost, errc::too_large, errc::cancelled. On error nothing
-  ///          was accepted.
-  /// Cancel:  by the stop token; a message whose first byte has left completes instead.
+  ///          was accepted; what was handed over is gone.
+  /// Cancel:  by the stop token. A message too large for the peer's window starts to leave before
+  ///          it is accepted, and then completes instead: as soon as the peer takes it, or with the
+  ///          end of the link.
   /// Cost:    one copy; no allocation and no system call of its own on the home worker.
   [[nodiscard]] send_op send(std::span<const std::byte> bytes, lane via = lane::normal);
   [[nodiscard]] send_op send(std::string_view text, lane via = lane::normal);
@@ -116,12 +128,13 @@ class channel {
 
   /// Completes when the system has every message accepted before.
   ///
-  /// Errors:  errc::link_lost.
+  /// Errors:  errc::link_lost, errc::cancelled.
   /// Cancel:  by the stop token; nothing is lost.
+  /// Cost:    no allocation, no system call of its own.
   [[nodiscard]] flush_op flush();
 
-  /// The next message, or nothing once the peer has finished the channel and all is taken. Urgent
-  /// messages come first.
+  /// The next message, or nothing once all is taken and the peer has finished the channel, or
+  /// either side has closed the link in order. Urgent messages come first.
   ///
   /// Errors:  errc::link_lost after all that arrived was taken, errc::cancelled.
   /// Cancel:  by the stop token; no message is lost.
@@ -129,9 +142,11 @@ class channel {
   [[nodiscard]] recv_op recv();
 
   /// Waits for at least one message, then takes up to `most` that are ready. Empty at the end of
-  /// the channel.
+  /// the channel, and for `most` of zero.
   ///
-  /// Errors, Cancel: as recv().
+  /// Errors:  as recv().
+  /// Cancel:  as recv().
+  /// Cost:    one allocation for the vector.
   [[nodiscard]] recv_batch_op recv_batch(std::size_t most);
 
   /// Accepts the message if that needs no waiting.
@@ -141,10 +156,11 @@ class channel {
   /// A message if one is ready.
   [[nodiscard]] std::optional<message> try_recv();
 
-  /// Half-close: no more sends from here; the peer's recv ends after the last message. Completes
-  /// when all that was accepted is with the system.
+  /// Half-close: no more sends from here, also none that waits; the peer's recv ends after the last
+  /// message. Completes when all that was accepted is with the system. A second one does nothing
+  /// new.
   ///
-  /// Errors:  errc::link_lost.
+  /// Errors:  errc::link_lost, errc::cancelled.
   /// Cancel:  by the stop token; the channel is finished all the same.
   [[nodiscard]] finish_op finish();
 
@@ -162,7 +178,11 @@ class channel {
 
 /// The association of two endpoints: four channels, one fate.
 ///
-/// Shape:   a handle, copyable; the last one to go closes the link in order, inside the runtime.
+/// Its home is the worker with the fewest links when it begins.
+///
+/// Shape:   a handle, copyable; the last one to go closes the link in order, inside the runtime. A
+///          task that awaits close() or ended() holds one. Handles may outlive the runtime; then
+///          they can only be destroyed. An empty one has no members but bool, and asserts.
 /// Threads: handles may be copied and destroyed anywhere.
 class link {
  public:
@@ -185,14 +205,16 @@ class link {
   /// Exchanges the final sequences of every lane, so that both sides know that all arrived, then
   /// shuts the sockets. What arrived and was not taken can still be received.
   ///
-  /// Errors:  errc::link_lost when the peer does not answer within close_timeout.
+  /// Errors:  errc::link_lost when the peer does not answer within close_timeout, or was lost
+  ///          before; the failure of the link otherwise; errc::cancelled.
   /// Cancel:  by the stop token; the closing goes on by itself.
   [[nodiscard]] task<void> close() const;
 
   /// Completes when the link has ended, in order or not; the value says why (errc::closed in
   /// order).
   ///
-  /// Cancel:  by the stop token.
+  /// Errors:  errc::cancelled.
+  /// Cancel:  by the stop token; the link goes on.
   [[nodiscard]] task<failure> ended() const;
 
   [[nodiscard]] std::string peer() const;           ///< address and, on unix, pid and uid
@@ -205,7 +227,8 @@ class link {
 
 /// Where links come in.
 ///
-/// Shape:   move-only; the destructor stops listening and removes the socket file it made.
+/// Shape:   move-only; the destructor stops listening, ends what waits in accept(), and removes the
+///          socket file it made. May outlive the runtime.
 class listener {
  public:
   listener(listener&&) noexcept;
@@ -215,7 +238,9 @@ class listener {
   /// The next link whose handshake is done. Handshakes run beside each other; one that fails or
   /// is too slow is logged and concerns nobody else.
   ///
-  /// Errors:  errc::closed once the listener is closed, errc::cancelled.
+  /// Errors:  errc::closed once the listener is closed, errc::cancelled. The system's lack of
+  ///          descriptors is none: the listener logs it once and waits.
+  /// Threads: any task, several at once.
   /// Cancel:  by the stop token; no link is lost.
   [[nodiscard]] task<link> accept();
   /// The address with what the system chose (the port of `tcp://:0`).
@@ -231,18 +256,23 @@ class listener {
 
 /// Listens at `tcp://host:port` (no host: loopback), `unix:/path` or `inproc:name`.
 ///
-/// Unix: the socket file gets mode 0600; a stale one is replaced, a live one refused; peers of
-/// other users are turned away before their first byte is parsed (listen_options::any_user).
+/// Unix: the socket file gets mode 0600 (0666 with listen_options::any_user); a stale one is
+/// replaced, a live one refused; peers of other users are turned away before their first byte is
+/// parsed, unless any_user. inproc: names belong to the runtime.
 ///
 /// Errors:  throws std::system_error: errc::bad_uri, errc::bad_config, errc::address_in_use,
 ///          errc::unauthorized (a foreign or symbolic file at the path), or the system's code.
-/// Threads: any; blocks for name resolution.
+/// Threads: any; blocks for name resolution, and up to half a second while the address is in use: a
+///          process that was killed may still hold it for some milliseconds.
 [[nodiscard]] listener listen(runtime& where, std::string_view uri, listen_options options = {});
 
 /// Connects and shakes hands, trying every address a name has, in order.
 ///
-/// Errors:  errc::bad_uri, errc::unreachable, errc::refused, errc::unauthorized,
-///          errc::unsupported (no common version), errc::timed_out (handshake_timeout).
+/// Errors:  errc::bad_uri, errc::bad_config, errc::unreachable, errc::refused, errc::unauthorized,
+///          errc::limit_reached (the listener is full), errc::unsupported (no common version),
+///          errc::timed_out (handshake_timeout), errc::protocol_violation (it is no hawser),
+///          errc::cancelled, or the system's code.
+/// Threads: in a task of a runtime.
 /// Cancel:  by the stop token; nothing is left behind.
 [[nodiscard]] task<link> connect(std::string uri, link_options options = {});
 
@@ -341,7 +371,15 @@ class [[nodiscard]] channel::send_op final : public detail::acknowledged_operati
 class [[nodiscard]] channel::send_batch_op final : public detail::acknowledged_operation {
  public:
   send_batch_op(detail::channel_core& owner, std::span<message> messages, lane via) noexcept
-      : acknowledged_operation(owner), messages_(messages), lane_(via) {}
+      : acknowledged_operation(owner), messages_(messages), count_(messages.size()), lane_(via) {}
+
+  void await_resume() const {
+    if (code_ != errc{}) why().raise();
+  }
+  [[nodiscard]] result<void> await_result() const {
+    if (code_ != errc{}) return why();
+    return {};
+  }
 
  private:
   friend class detail::channel_core;
@@ -349,10 +387,13 @@ class [[nodiscard]] channel::send_batch_op final : public detail::acknowledged_o
   bool attempt() noexcept override;
   void enqueue() noexcept override;
   void on_cancel() noexcept override;
+  [[nodiscard]] failure why() const;
 
-  std::span<message> messages_;
+  std::span<message> messages_;  // not accepted yet
+  std::size_t count_;
   lane lane_;
   bool started_ = false;
+  bool stopped_ = false;  // asked to stop; the one that has started still completes
 };
 
 class [[nodiscard]] channel::flush_op final : public detail::acknowledged_operation {

@@ -43,9 +43,10 @@ class lease {
         cost_(other.cost_),
         lane_index_(other.lane_index_) {}
   lease& operator=(lease&& other) noexcept {
-    std::swap(owner_, other.owner_);
-    std::swap(cost_, other.cost_);
-    std::swap(lane_index_, other.lane_index_);
+    lease taken(std::move(other));  // what was held goes back now, not with `other`
+    std::swap(owner_, taken.owner_);
+    std::swap(cost_, taken.cost_);
+    std::swap(lane_index_, taken.lane_index_);
     return *this;
   }
   ~lease() {
@@ -67,7 +68,8 @@ class lease {
 /// A received message holds credit of the channel it came from until it is destroyed or forwarded:
 /// who keeps messages slows down only the one who sent them.
 ///
-/// Shape:   move-only; the payload starts 8-aligned.
+/// Shape:   move-only; the payload of a received message starts 8-aligned. May outlive its link and
+///          its runtime.
 /// Threads: may be handed to, and destroyed on, any thread.
 /// Cost:    small messages share the block they arrived in; from 64 KiB the payload is one
 ///          contiguous buffer of its own.
@@ -87,8 +89,9 @@ class message {
   /// The payload as numbers, where it lies.
   ///
   /// Shape:  T is trivially copyable, at most 8-aligned; host byte order.
-  /// Errors: throws std::system_error(errc::protocol_violation) unless size() is a multiple of
-  ///         sizeof(T).
+  /// Errors: throws std::system_error: errc::protocol_violation unless size() is a multiple of
+  ///         sizeof(T); errc::unsupported where the payload is not aligned for T, as a slice that
+  ///         was made here may be.
   template <class T>
   [[nodiscard]] std::span<const T> as() const;
 
@@ -111,6 +114,9 @@ std::span<const T> message::as() const {
   static_assert(std::is_trivially_copyable_v<T> && alignof(T) <= 8);
   if (size() % sizeof(T) != 0) {
     failure(errc::protocol_violation, "payload is no whole number of elements").raise();
+  }
+  if (reinterpret_cast<std::uintptr_t>(payload_.data()) % alignof(T) != 0) {
+    failure(errc::unsupported, "payload is not aligned for its elements").raise();
   }
   return {reinterpret_cast<const T*>(payload_.data()), size() / sizeof(T)};
 }

@@ -89,15 +89,18 @@ class [[nodiscard]] offload_op final : public detail::offload_base {
 /// executor_config::blocking_threads for it.
 ///
 /// Shape:   `function` is kept until the await ends, and may refer to locals of the awaiting task.
+///          A lambda that captures by value gets a name first and is given by std::move: g++ 12
+///          destroys such captures twice when the lambda is written inside a co_await expression.
 /// Errors:  what `function` throws; errc::limit_reached when executor_config::blocking_queue calls
 ///          wait already; errc::cancelled.
 /// Threads: `function` runs on another thread; before it and after it happens-before holds.
 /// Cancel:  by the stop token until `function` begins: then it is skipped as its turn comes. Once
 ///          it has begun, its end is awaited.
 /// Cost:    no allocation of its own; two thread switches.
-template <std::invocable F>
-[[nodiscard]] offload_op<F> offload(F function) {
-  return offload_op<F>(std::move(function));
+template <class F>
+requires std::invocable < std::decay_t<F>
+& > [[nodiscard]] offload_op<std::decay_t<F>> offload(F&& function) {
+  return offload_op<std::decay_t<F>>(std::forward<F>(function));
 }
 
 }  // namespace hawser

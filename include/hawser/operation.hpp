@@ -67,7 +67,8 @@ class operation : private work {
   // The cancel needs a queue node of its own: the resume may be queued at the same time.
   class cancel_work : public work {
    public:
-    explicit cancel_work(operation& owner) noexcept : work(&operation::run_cancel), owner_(&owner) {}
+    explicit cancel_work(operation& owner) noexcept
+        : work(&operation::run_cancel), owner_(&owner) {}
     operation* owner_;
   };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <concepts>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -20,7 +21,11 @@ class [[nodiscard]] result {
   using value_type = T;
 
   result(T value) : state_(std::in_place_index<0>, std::move(value)) {}
-  result(failure why) : state_(std::in_place_index<1>, std::move(why)) {}
+  result(failure why)
+    requires(!std::same_as<T, failure>)
+      : state_(std::in_place_index<1>, std::move(why)) {}
+  /// Says that it failed where T is itself a failure, as in the result of link::ended().
+  result(std::in_place_index_t<1> failed, failure why) : state_(failed, std::move(why)) {}
 
   [[nodiscard]] bool has_value() const noexcept { return state_.index() == 0; }
   [[nodiscard]] explicit operator bool() const noexcept { return has_value(); }
@@ -51,6 +56,7 @@ class [[nodiscard]] result<void> {
 
   result() = default;
   result(failure why) : state_(std::in_place_index<1>, std::move(why)) {}
+  result(std::in_place_index_t<1> failed, failure why) : state_(failed, std::move(why)) {}
 
   [[nodiscard]] bool has_value() const noexcept { return state_.index() == 0; }
   [[nodiscard]] explicit operator bool() const noexcept { return has_value(); }

@@ -17,7 +17,8 @@ namespace hawser {
 /// What a worker parks in. `automatic` takes the best that the system allows.
 enum class backend : std::uint8_t { automatic, io_uring, asio };
 
-/// Where randomness comes from: link ids, secrets.
+/// Where randomness comes from: link ids and secrets, so it must be fit for cryptography outside
+/// of tests.
 ///
 /// Threads: called from any worker.
 class random_source {
@@ -26,7 +27,7 @@ class random_source {
   virtual void fill(std::byte* bytes, std::size_t count) noexcept = 0;
 };
 
-/// How a runtime is built. The zero of a field is its default.
+/// How a runtime is built. Zero in a number means its default, the one written here.
 ///
 /// Errors: the runtime's constructor throws errc::bad_config naming field, value and range.
 struct executor_config {
@@ -35,7 +36,7 @@ struct executor_config {
   unsigned blocking_threads = 4;      ///< 1..1024, started on demand, for offload()
   unsigned blocking_queue = 4096;     ///< waiting offload() calls; beyond: errc::limit_reached
   std::chrono::milliseconds shutdown_deadline{5000};  ///< for links to close when the runtime ends
-  log_sink log;
+  log_sink log{};
   random_source* random = nullptr;  ///< null: the system's; must outlive the runtime
 };
 

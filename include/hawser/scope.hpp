@@ -92,8 +92,8 @@ template <class F, class... Args>
 }
 
 template <class F, class... Args>
-using scoped_t = decltype(invoke_in(std::declval<scope&>(), std::declval<F&>(),
-                                    std::declval<Args>()...));
+using scoped_t =
+    decltype(invoke_in(std::declval<scope&>(), std::declval<F&>(), std::declval<Args>()...));
 
 }  // namespace detail
 
@@ -104,7 +104,8 @@ using scoped_t = decltype(invoke_in(std::declval<scope&>(), std::declval<F&>(),
 /// when they have ended.
 ///
 /// Shape:   f returns a task; f and args are kept until the end, so that f may be a lambda with
-///          captures. Arguments are passed as rvalues of copies; references as std::ref.
+///          captures (named before, see offload()). Arguments are passed as rvalues of copies;
+///          references as std::ref.
 /// Errors:  the first failure.
 /// Cancel:  by the stop token, which f and the children see in what they await.
 /// Cost:    one frame; no lock.

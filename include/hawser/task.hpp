@@ -59,7 +59,9 @@ class outcome {
   void set_value(U&& value) {
     state_.template emplace<1>(std::forward<U>(value));
   }
-  void set_error(std::exception_ptr error) noexcept { state_.template emplace<2>(std::move(error)); }
+  void set_error(std::exception_ptr error) noexcept {
+    state_.template emplace<2>(std::move(error));
+  }
   [[nodiscard]] T take() {
     if (auto* error = std::get_if<2>(&state_)) std::rethrow_exception(std::move(*error));
     return std::get<1>(std::move(state_));

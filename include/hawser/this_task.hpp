@@ -110,13 +110,17 @@ namespace this_task {
 /// `stop` and the priority `urgency`. A foreign coroutine gets an empty token.
 ///
 /// Cancel:  completes at once, also after a stop request.
-[[nodiscard]] inline detail::read_context context() noexcept { return {}; }
+[[nodiscard]] inline detail::read_context context() noexcept {
+  return {};
+}
 
 /// `co_await this_task::stop()` yields the stop token: for loops that compute, and to hand to
 /// foreign code.
 ///
 /// Cancel:  completes at once, also after a stop request.
-[[nodiscard]] inline detail::read_stop stop() noexcept { return {}; }
+[[nodiscard]] inline detail::read_stop stop() noexcept {
+  return {};
+}
 
 /// Completes when the time has passed since it was awaited; at once is never: the task goes
 /// through the run queue also for nothing and less.
@@ -129,14 +133,18 @@ namespace this_task {
 }
 
 /// Errors, Cancel, Cost: as sleep_for().
-[[nodiscard]] inline sleep_op sleep_until(clock::time_point end) noexcept { return sleep_op(end); }
+[[nodiscard]] inline sleep_op sleep_until(clock::time_point end) noexcept {
+  return sleep_op(end);
+}
 
 /// Lets the other work of this worker go first: the task is queued again, at its priority.
 ///
 /// Errors:  errc::cancelled, so that a loop that computes can be stopped.
 /// Cancel:  by the stop token, as its turn comes.
 /// Cost:    no allocation.
-[[nodiscard]] inline yield_op yield() noexcept { return {}; }
+[[nodiscard]] inline yield_op yield() noexcept {
+  return {};
+}
 
 }  // namespace this_task
 

@@ -55,18 +55,15 @@ template <awaitable... A>
   detail::group members(around);
   std::tuple<std::optional<detail::await_value_t<A>>...> values;
   try {
-    std::apply(
-        [&](auto&... value) { (detail::start_one_of_all(members, value, operations), ...); },
-        values);
+    std::apply([&](auto&... value) { (detail::start_one_of_all(members, value, operations), ...); },
+               values);
   } catch (...) {  // no memory for a frame
     members.record(std::current_exception());
   }
   co_await members.join();
   members.rethrow_failure();
   co_return std::apply(
-      [](auto&... value) {
-        return std::tuple<detail::await_value_t<A>...>(std::move(*value)...);
-      },
+      [](auto&... value) { return std::tuple<detail::await_value_t<A>...>(std::move(*value)...); },
       values);
 }
 
@@ -178,8 +175,8 @@ void start_one_of_any(race& members, std::size_t index, std::optional<await_valu
 /// Cancel:  by the stop token, which all operations see; completes when they have.
 /// Cost:    one frame, and one for each operation.
 template <awaitable... A>
-  requires(sizeof...(A) > 0)
-[[nodiscard]] task<any_result<detail::await_value_t<A>...>> when_any(A... operations) {
+requires(sizeof...(A) > 0)
+    [[nodiscard]] task<any_result<detail::await_value_t<A>...>> when_any(A... operations) {
   const auto around = co_await this_task::context();
   detail::race members(around);
   any_result<detail::await_value_t<A>...> result;

@@ -10,6 +10,6 @@ namespace hawser::detail {
 
 /// Ends the process when an invariant of ours is broken; on in all builds. Never for what a peer
 /// or the system can cause.
-#define HAWSER_ASSERT(expression)                                                  \
-  ((expression) ? static_cast<void>(0)                                             \
+#define HAWSER_ASSERT(expression)      \
+  ((expression) ? static_cast<void>(0) \
                 : ::hawser::detail::assertion_failed(#expression, __FILE__, __LINE__))

@@ -74,8 +74,7 @@ class janitor {
 }
 
 [[nodiscard]] block* new_block(std::size_t capacity, std::uint32_t size_class) {
-  void* const memory =
-      ::operator new(sizeof(block) + capacity, std::align_val_t(alignof(block)));
+  void* const memory = ::operator new(sizeof(block) + capacity, std::align_val_t(alignof(block)));
   auto* const made = ::new (memory) block;
   made->size_class = size_class;
   made->capacity = capacity;

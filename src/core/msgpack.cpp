@@ -4,8 +4,11 @@
 namespace hawser::detail {
 
 void header_writer::byte(unsigned value) noexcept {
-  const auto one = static_cast<std::byte>(value);
-  raw(&one, 1);
+  if (overflowed_ || used_ == room_.size()) {
+    overflowed_ = true;
+    return;
+  }
+  room_[used_++] = static_cast<std::byte>(value);
 }
 
 void header_writer::big_endian(std::uint64_t value, unsigned bytes) noexcept {

@@ -96,7 +96,8 @@ std::error_code make_error_code(errc code) noexcept {
 failure::failure(std::error_code code, std::string detail)
     : code_(code), detail_(std::move(detail)) {}
 
-failure::failure(errc code, std::string detail) : failure(make_error_code(code), std::move(detail)) {}
+failure::failure(errc code, std::string detail)
+    : failure(make_error_code(code), std::move(detail)) {}
 
 failure::failure(const std::system_error& error) : failure(error.code(), detail_of(error)) {}
 

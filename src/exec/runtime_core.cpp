@@ -75,9 +75,7 @@ void runtime_core::thread_main(detail::worker& self, startup& start) noexcept {
     std::unique_lock guard(mutex_);
     ++ended_workers_;
     changed_.notify_all();
-    changed_.wait(guard, [this] {
-      return reactors_may_go_ && ended_workers_ == workers_.size();
-    });
+    changed_.wait(guard, [this] { return reactors_may_go_ && ended_workers_ == workers_.size(); });
   }
   self.drop_reactor();
 }

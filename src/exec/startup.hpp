@@ -32,7 +32,8 @@ class startup {
   /// The starter's part, after `started` threads were started: all of them, or fewer if the system
   /// has no more, which lets those that did start go home.
   ///
-  /// Errors: throws errc::unsupported or errc::resource_exhausted; ready() says false to every worker.
+  /// Errors: throws errc::unsupported or errc::resource_exhausted; ready() says false to every
+  /// worker.
   [[nodiscard]] backend_report run(unsigned started);
   /// run() took the portable reactor because the system refuses its own.
   [[nodiscard]] bool fell_back() const noexcept { return refused_; }

@@ -18,6 +18,7 @@ constexpr clock::duration time_a_turn = 200us;
 constexpr clock::duration longest_sleep = 1h;
 // How long work that never ends may hold up the end of its worker.
 constexpr clock::duration stopping_limit = 1s;
+constexpr clock::duration stopping_sleep = 10ms;
 
 thread_local worker* current_worker = nullptr;
 
@@ -135,7 +136,9 @@ void worker::loop() noexcept {
     run_hooks();
     if (told_phase_ == phase::stopping) {
       if (!stop_before) stop_before = now() + stopping_limit;
-      if (owner_.may_end(*this, queue_.empty() && inbox_.empty(), now() >= *stop_before)) break;
+      // A component may have come after the others had gone: a handshake that was under way.
+      const bool idle = queue_.empty() && inbox_.empty() && components_.first == nullptr;
+      if (owner_.may_end(*this, idle, now() >= *stop_before)) break;
     }
     turn_reactor();
     publish();
@@ -170,9 +173,10 @@ void worker::run_hooks() noexcept {
 
 clock::duration worker::time_to_sleep() noexcept {
   if (!queue_.empty() || !hooks_.empty() || components_.untold) return clock::duration::zero();
+  const auto longest = told_phase_ == phase::stopping ? stopping_sleep : longest_sleep;
   const auto deadline = timers_.next();
-  if (!deadline) return longest_sleep;
-  return std::clamp<clock::duration>(*deadline - now(), clock::duration::zero(), longest_sleep);
+  if (!deadline) return longest;
+  return std::clamp<clock::duration>(*deadline - now(), clock::duration::zero(), longest);
 }
 
 void worker::turn_reactor() noexcept {

@@ -99,7 +99,7 @@ class alignas(64) worker final : public executor {
   struct component_list {
     component* first = nullptr;
     component* cursor = nullptr;  // next to be told
-    bool untold = false;  // somebody has not heard of the current phase
+    bool untold = false;          // somebody has not heard of the current phase
   };
   // Written by the worker's thread only, read by anybody.
   struct published_counters {

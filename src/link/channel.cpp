@@ -41,7 +41,10 @@ void channel_operation::on_arrival() noexcept {
 
 failure channel_operation::why() const {
   wire::machine& wire = owner_->wire();
-  if (code_ == errc::link_lost && wire.ended()) return {code_, wire.why().text()};
+  if (code_ == errc::link_lost && wire.ended()) {
+    const failure& link = wire.why();  // its own code may say more, such as protocol_violation
+    return {code_, link.code() == code_ ? link.detail() : link.text()};
+  }
   static constexpr const char* names[] = {"control", "rpc", "stream", "bulk"};
   return {code_, std::string("channel ") + names[owner_->index()]};
 }
@@ -75,6 +78,25 @@ void channel_core::retry(waiter_list& waiting) noexcept {
     waiting.remove(first);
     first.finish();
   }
+}
+
+// Those behind one that gives up may need less than it did.
+void channel_core::leave(waiter_list& waiting, channel_operation& gone) noexcept {
+  waiting.remove(gone);
+  gone.finish();
+  retry(waiting);
+}
+
+void channel_core::wait_to_receive(channel_operation& one) noexcept {
+  HAWSER_ASSERT(receivers.empty());  // one receiver a channel at a time
+  receivers.push(one);
+}
+
+bool channel_core::nothing_left(channel_operation& receiver) noexcept {
+  if (wire().at_end(index_)) return true;
+  if (!wire().ended()) return false;
+  if (wire().why().code() != errc::closed) receiver.fail(errc::link_lost);
+  return true;
 }
 
 void channel_core::readable() noexcept {
@@ -130,9 +152,8 @@ void channel::send_op::enqueue() noexcept {
 
 void channel::send_op::on_cancel() noexcept {
   if (started_) return;  // the first byte has left: it completes
-  owner_->senders[static_cast<std::size_t>(lane_)].remove(*this);
   fail(errc::cancelled);
-  finish();
+  owner_->leave(owner_->senders[static_cast<std::size_t>(lane_)], *this);
 }
 
 void channel::send_op::keep_bytes() noexcept {
@@ -158,6 +179,10 @@ bool channel::send_batch_op::attempt() noexcept {
     }
     started_ = false;
     messages_ = messages_.subspan(1);
+    if (stopped_ && !messages_.empty()) {
+      fail(errc::cancelled);
+      return true;
+    }
   }
   if (owner_->senders[static_cast<std::size_t>(lane_)].contains_others_before(*this)) return false;
   while (!messages_.empty()) {
@@ -188,10 +213,16 @@ void channel::send_batch_op::enqueue() noexcept {
 }
 
 void channel::send_batch_op::on_cancel() noexcept {
-  if (started_) return;
-  owner_->senders[static_cast<std::size_t>(lane_)].remove(*this);
+  stopped_ = true;
+  if (started_) return;  // this one completes, the rest stays
   fail(errc::cancelled);
-  finish();
+  owner_->leave(owner_->senders[static_cast<std::size_t>(lane_)], *this);
+}
+
+failure channel::send_batch_op::why() const {
+  const failure plain = acknowledged_operation::why();
+  return {plain.code(), plain.detail() + ": " + std::to_string(count_ - messages_.size()) + " of " +
+                            std::to_string(count_) + " messages were accepted"};
 }
 
 // ---- flush and finish -----------------------------------------------------------------------
@@ -216,9 +247,8 @@ void channel::flush_op::enqueue() noexcept {
 }
 
 void channel::flush_op::on_cancel() noexcept {
-  owner_->flushers.remove(*this);
   fail(errc::cancelled);
-  finish();
+  owner_->leave(owner_->flushers, *this);
 }
 
 bool channel::finish_op::attempt() noexcept {
@@ -243,50 +273,25 @@ void channel::finish_op::enqueue() noexcept {
 }
 
 void channel::finish_op::on_cancel() noexcept {
-  owner_->flushers.remove(*this);
   fail(errc::cancelled);
-  finish();
+  owner_->leave(owner_->flushers, *this);
 }
 
 // ---- recv -----------------------------------------------------------------------------------
 
-namespace {
-
-// What a receiver finds when no message is there. True: it need not wait.
-enum class nothing_ready : std::uint8_t { wait, end_of_channel, lost };
-
-nothing_ready look(wire::machine& wire, std::size_t channel) noexcept {
-  if (wire.at_end(channel)) return nothing_ready::end_of_channel;
-  if (!wire.ended()) return nothing_ready::wait;
-  return wire.why().code() == errc::closed ? nothing_ready::end_of_channel : nothing_ready::lost;
-}
-
-}  // namespace
-
 bool channel::recv_op::attempt() noexcept {
   message_ = owner_->take();
   if (message_.has_value()) return true;
-  switch (look(owner_->wire(), owner_->index())) {
-    case nothing_ready::wait:
-      return false;
-    case nothing_ready::end_of_channel:
-      return true;
-    case nothing_ready::lost:
-      fail(errc::link_lost);
-      return true;
-  }
-  return false;
+  return owner_->nothing_left(*this);
 }
 
 void channel::recv_op::enqueue() noexcept {
-  HAWSER_ASSERT(owner_->receivers.empty());  // one receiver a channel at a time
-  owner_->receivers.push(*this);
+  owner_->wait_to_receive(*this);
 }
 
 void channel::recv_op::on_cancel() noexcept {
-  owner_->receivers.remove(*this);
   fail(errc::cancelled);
-  finish();
+  owner_->leave(owner_->receivers, *this);
 }
 
 bool channel::recv_batch_op::attempt() noexcept {
@@ -300,27 +305,16 @@ bool channel::recv_batch_op::attempt() noexcept {
     if (messages_.empty()) std::terminate();
   }
   if (!messages_.empty() || most_ == 0) return true;
-  switch (look(owner_->wire(), owner_->index())) {
-    case nothing_ready::wait:
-      return false;
-    case nothing_ready::end_of_channel:
-      return true;
-    case nothing_ready::lost:
-      fail(errc::link_lost);
-      return true;
-  }
-  return false;
+  return owner_->nothing_left(*this);
 }
 
 void channel::recv_batch_op::enqueue() noexcept {
-  HAWSER_ASSERT(owner_->receivers.empty());  // one receiver a channel at a time
-  owner_->receivers.push(*this);
+  owner_->wait_to_receive(*this);
 }
 
 void channel::recv_batch_op::on_cancel() noexcept {
-  owner_->receivers.remove(*this);
   fail(errc::cancelled);
-  finish();
+  owner_->leave(owner_->receivers, *this);
 }
 
 // ---- the handle -----------------------------------------------------------------------------
@@ -373,18 +367,23 @@ bool channel::try_send(std::span<const std::byte> bytes, lane via) {
   HAWSER_ASSERT(core_->owner().at_home());
   if (!core_->senders[static_cast<std::size_t>(via)].empty()) return false;
   wire::machine& wire = core_->wire();
-  // A large message would be left half-sent if its credit did not suffice: only what goes at once.
+  // What goes in slices could be left half-sent if its credit did not suffice.
   const std::size_t index = core_->lane_index(via);
-  if (bytes.size() > wire::slice_bytes_shared &&
-      wire.available(index) < static_cast<std::int64_t>(wire::message_cost_bound(bytes.size())) &&
-      bytes.size() <= wire.peer_limits().message_bytes[core_->index()]) {
+  const auto whole = static_cast<std::int64_t>(wire::message_cost_bound(bytes.size()));
+  const bool may_end_half = wire.established() && !wire.closing() &&
+                            !wire.finished(core_->index()) && wire.available(index) < whole &&
+                            bytes.size() <= wire.peer_limits().message_bytes[core_->index()];
+  if (may_end_half && (bytes.size() > wire::slice_bytes_shared ||
+                       wire::frame_cost(wire::data_prefix_max, bytes.size()) +
+                               wire::message_overhead >
+                           wire::single_cost_max(wire.peer_limits().window[index]))) {
     return false;
   }
   switch (wire.send(index, bytes, message_header{})) {
     case wire::verdict::accepted:
-    case wire::verdict::started:
       core_->owner().touch();
       return true;
+    case wire::verdict::started:
     case wire::verdict::blocked:
       return false;
     case wire::verdict::too_large:

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The side that connects, and the link's handle.
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "core/assert.hpp"
 #include "exec/runtime_core.hpp"
 #include "hawser/as_result.hpp"
+#include "hawser/hop.hpp"
 #include "hawser/offload.hpp"
+#include "hawser/this_task.hpp"
 #include "hawser/timeout.hpp"
 #include "link/exchange.hpp"
 #include "link/link_core.hpp"
@@ -18,6 +22,8 @@ namespace hawser {
 namespace detail {
 namespace {
 
+constexpr auto busy_pause = std::chrono::milliseconds(5);
+
 // Where further sockets of a link are opened: the address that worked, or a listener in here.
 struct target {
   platform::socket_address address;
@@ -25,12 +31,13 @@ struct target {
   std::string uri;
 };
 
-// Starts to connect. Throws std::system_error.
-platform::native_handle dial(const target& to, bool& pending) {
+// Starts to connect. Empty: the listener's queue is full, try again. Throws std::system_error.
+std::optional<platform::native_handle> dial(const target& to, bool& pending) {
   pending = false;
   if (to.address.size != 0) {
     std::error_code error;
     const auto socket = platform::start_connect(to.address, pending, error);
+    if (error && platform::would_block(error)) return std::nullopt;
     if (error) failure(errc::unreachable, to.uri + ": " + error.message()).raise();
     return socket;
   }
@@ -105,32 +112,15 @@ class settle_op final : public channel_operation {
   bool close_;
 };
 
-/// Continues on another worker.
-class move_to final : public operation {
- public:
-  explicit move_to(worker& where) noexcept : where_(where) {}
-  [[nodiscard]] bool await_ready() const noexcept { return worker::current() == &where_; }
-  template <class Promise>
-  void await_suspend(std::coroutine_handle<Promise> waiter) noexcept {
-    begin(where_, waiter, context_of(waiter));
-    travel();
-  }
-  void await_resume() const noexcept {}
-
- private:
-  void on_arrival() noexcept override { resume_here(); }
-  void on_cancel() noexcept override {}
-
-  worker& where_;
-};
-
 /// A further socket: connects, proves the secret, and hands itself over.
 class client_attacher final : public attacher {
  public:
   client_attacher(link_core& core, std::size_t channel, const target& to)
       : core_(core), channel_(channel) {
     exchange::plan plan;
-    plan.socket = dial(to, plan.connecting);
+    const auto dialled = dial(to, plan.connecting);
+    if (!dialled.has_value()) failure(errc::unreachable, to.uri + ": its queue is full").raise();
+    plan.socket = *dialled;
     plan.words = wire::encode(
         wire::attach{core.wire().link_id(), core.wire().attach_secret(), channel});
     plan.limit = core.options().handshake_timeout;
@@ -216,7 +206,12 @@ class socket_owner {
 
 task<platform::native_handle> reach(target to) {
   bool pending = false;
-  socket_owner socket(dial(to, pending));
+  auto dialled = dial(to, pending);
+  while (!dialled.has_value()) {
+    co_await this_task::sleep_for(busy_pause);
+    dialled = dial(to, pending);
+  }
+  socket_owner socket(*dialled);
   if (pending) {
     const std::error_code waited = co_await writable_op(socket.get());
     if (waited) failure(errc::cancelled, "connecting to " + to.uri).raise();
@@ -229,9 +224,11 @@ task<platform::native_handle> reach(target to) {
 // The error of the last address, or of the only one.
 task<link> connect_within(endpoint to, link_options options) {
   std::vector<target> targets = co_await find(to);
+  // A dead address must not use up the time of those behind it.
+  const auto share = options.handshake_timeout / std::max<std::size_t>(targets.size(), 1);
   std::optional<failure> last;
   for (const target& each : targets) {
-    auto reached = co_await as_result(reach(each));
+    auto reached = co_await as_result(timeout(share, reach(each)));
     if (!reached.has_value()) {
       last = reached.error();
       if (last->code() == errc::cancelled) break;
@@ -239,7 +236,7 @@ task<link> connect_within(endpoint to, link_options options) {
     }
     socket_owner socket(*reached);
     worker& home = worker::current()->runtime().pick_home();
-    co_await move_to(home);
+    co_await hop_to(home);
     wire::settings settings = make_settings(options);
     home.runtime().fill_random(settings.link_id.data(), settings.link_id.size());
     link_core::origin origin;
@@ -269,8 +266,10 @@ task<link> connect(std::string uri, link_options options) {
   const detail::endpoint to = detail::parse_uri(uri, options);
   HAWSER_ASSERT(detail::worker::current() != nullptr);
   const auto limit = options.handshake_timeout;
-  link made = co_await timeout(limit, detail::connect_within(to, options));
-  co_return made;
+  auto made = co_await as_result(timeout(limit, detail::connect_within(to, options)));
+  if (made.has_value()) co_return std::move(*made);
+  if (made.error().code() != errc::timed_out) made.error().raise();
+  failure(errc::timed_out, detail::to_uri(to) + ": " + made.error().detail()).raise();
 }
 
 // ---- the handle -----------------------------------------------------------------------------

@@ -22,8 +22,10 @@ wire::settings make_settings(const link_options& options) {
   for (std::size_t channel = 0; channel < wire::channel_count; ++channel) {
     settings.local.message_bytes[channel] = options.max_message_bytes[channel];
     settings.local.window[wire::lane_of(channel, false)] = options.window_bytes[channel];
-    settings.local.window[wire::lane_of(channel, true)] =
+    // An urgent message is one frame, and a single frame may take three quarters of its window.
+    const std::size_t urgent_cost =
         options.urgent_window_bytes + wire::message_overhead + wire::data_prefix_max;
+    settings.local.window[wire::lane_of(channel, true)] = (urgent_cost + 2) / 3 * 4;
   }
   settings.local.keepalive_ms = static_cast<std::uint64_t>(options.keepalive.count());
   settings.local.pipes = options.channels;
@@ -150,7 +152,6 @@ void link_core::start(platform::native_handle socket) noexcept {
   try {
     pipes_[0].start(socket);
   } catch (const std::exception& error) {
-    platform::close(socket);
     machine_.fail(errc::resource_exhausted, error.what());
   }
   dispatch();
@@ -172,21 +173,25 @@ void link_core::start_attach(std::size_t channel) noexcept {
   }
   try {
     attachers_[channel] = origin_.attach(*this, channel);
-  } catch (const std::exception& error) {
-    home_.runtime().log(log_level::warning, "link", error.what());
+  } catch (const std::system_error& error) {
+    attach_failed(channel, failure(error));
+  } catch (const std::bad_alloc&) {
+    attach_failed(channel, failure(errc::resource_exhausted));
   }
 }
 
+// Also while the link closes: the server, which was asked before, may have moved the channel
+// already, and what it has accepted comes on this socket.
 bool link_core::attach(std::size_t channel, platform::native_handle socket) noexcept {
   attachers_[channel].reset();
-  if (!machine_.attach_allowed(channel) || pipes_[channel].open()) return false;
+  if (machine_.ended() || pipes_[channel].open()) return false;
   try {
     pipes_[channel].start(socket);
+    machine_.attached(channel);
   } catch (const std::exception& error) {
-    home_.runtime().log(log_level::warning, "link", error.what());
-    return false;
+    machine_.fail(errc::resource_exhausted, error.what());  // the peer counts on this socket
+    dispatch();
   }
-  machine_.attached(channel);
   touch();
   return true;
 }
@@ -314,6 +319,9 @@ void link_core::try_inert() noexcept {
   for (const auto& each : pipes_) {
     if (each.open()) return;
   }
+  // What was to be forwarded may be our own messages, which would keep us for ever.
+  machine_.drop_output();
+  if (flush_queued_) return;  // it comes back
   {
     const std::lock_guard guard(mutex_);
     if (visits_ != 0) return;  // end_visit() comes back
@@ -336,10 +344,19 @@ bool link_core::unneeded() const noexcept {
          delivered_ == released_ + returned_.messages;
 }
 
+// The last handle goes under the mutex: otherwise home could find the core unneeded, and delete it,
+// between the count and the lock.
 void link_core::release_handle() noexcept {
-  if (handles_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  auto held = handles_.load(std::memory_order_relaxed);
+  while (held > 1) {
+    if (handles_.compare_exchange_weak(held, held - 1, std::memory_order_release,
+                                       std::memory_order_relaxed)) {
+      return;  // release pairs with the acquire in unneeded()
+    }
+  }
   {
     const std::lock_guard guard(mutex_);
+    if (handles_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
     if (!inert_) {
       ++visits_;
       home_.post(dropped_work_, priority::control);

@@ -55,12 +55,17 @@ class channel_core {
   [[nodiscard]] std::optional<message> take() noexcept;
   [[nodiscard]] wire::machine& wire() noexcept;
   [[nodiscard]] errc ended_code() noexcept;  // for one that cannot go on
+  void wait_to_receive(channel_operation& one) noexcept;
+  /// No message is there. True: none will come, and the receiver knows why.
+  [[nodiscard]] bool nothing_left(channel_operation& receiver) noexcept;
   waiter_list receivers;
   std::array<waiter_list, 2> senders;  // by lane
   waiter_list flushers;
 
   /// Ends those at the front that need not wait any more.
   static void retry(waiter_list& waiting) noexcept;
+  /// Ends one that was cancelled.
+  static void leave(waiter_list& waiting, channel_operation& gone) noexcept;
 
  private:
   link_core* owner_ = nullptr;
@@ -117,7 +122,7 @@ class link_core final : public component {
   /// Server: attaches are looked up there from now on. False: the link's id is taken.
   [[nodiscard]] bool adopt_registry(std::shared_ptr<link_registry> registry, std::uint32_t user,
                                     bool has_user);
-  /// `channel` has a socket of its own. False: it may not; the socket is the caller's still.
+  /// `channel` has a socket of its own. False: it may not, and the socket is the caller's still.
   [[nodiscard]] bool attach(std::size_t channel, platform::native_handle socket) noexcept;
   /// An attempt to attach ended without a socket; the channel stays on pipe 0.
   void attach_failed(std::size_t channel, const failure& why) noexcept;

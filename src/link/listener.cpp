@@ -147,9 +147,18 @@ void listener_core::begin(platform::native_handle socket) noexcept {
     acceptor_ = home_.reactor().listen(socket, *this);
     acceptor_->start();
   } catch (const std::exception& error) {
-    platform::close(socket);
     note(log_level::error, uri + ": cannot accept: " + error.what());
   }
+}
+
+// At once, so that another listener may have the address; once, so that it keeps it.
+void listener_core::leave_address() noexcept {
+  {
+    const std::lock_guard guard(mutex_);
+    if (std::exchange(has_left_, true)) return;
+  }
+  if (at_.scheme == scheme::unix_socket) platform::remove_file(at_.name);
+  if (at_.scheme == scheme::inproc) home_.runtime().remove_name(at_.name);
 }
 
 void listener_core::close() noexcept {
@@ -157,6 +166,7 @@ void listener_core::close() noexcept {
     const std::lock_guard guard(mutex_);
     if (closed_) return;
   }
+  leave_address();
   try {
     errand::send(home_, [self = shared_from_this()] { self->close_here(); });
   } catch (const std::bad_alloc&) {
@@ -175,8 +185,7 @@ void listener_core::close_here() noexcept {
   wake_accepters();
   if (retry_.armed()) home_.disarm(retry_);
   greetings_.clear();
-  if (at_.scheme == scheme::unix_socket) platform::remove_file(at_.name);
-  if (at_.scheme == scheme::inproc) home_.runtime().remove_name(at_.name);
+  leave_address();
   if (acceptor_ != nullptr) return acceptor_->close();
   on_closed();
 }

@@ -39,7 +39,9 @@ class listener_core final : public component,
   void deliver(link ready);
   [[nodiscard]] worker& home() const noexcept { return home_; }
   [[nodiscard]] const listen_options& options() const noexcept { return options_; }
-  [[nodiscard]] const std::shared_ptr<link_registry>& registry() const noexcept { return registry_; }
+  [[nodiscard]] const std::shared_ptr<link_registry>& registry() const noexcept {
+    return registry_;
+  }
   [[nodiscard]] bool over_unix() const noexcept { return at_.scheme != scheme::tcp; }
   std::string uri;  // constant once listen() has returned
 
@@ -65,6 +67,7 @@ class listener_core final : public component,
   };
 
   void begin(platform::native_handle socket) noexcept;
+  void leave_address() noexcept;
   void close_here() noexcept;
   void greeted(greeting_place who, const exchange::outcome& why, platform::native_handle socket,
                std::vector<std::byte> header);
@@ -91,6 +94,7 @@ class listener_core final : public component,
   std::mutex mutex_;  // what follows
   std::deque<link> ready_;
   bool closed_ = false;
+  bool has_left_ = false;  // the address
 };
 
 }  // namespace hawser::detail

@@ -224,6 +224,11 @@ void check(const link_options& options) {
       }
     }
   }
+  if (options.channels != 1 && options.channels != wire::pipe_count) {
+    failure(errc::bad_config, "link_options::channels is " + std::to_string(options.channels) +
+                                  ", accepted are 1 and 4")
+        .raise();
+  }
 }
 
 std::string to_uri(const endpoint& address) {

@@ -13,7 +13,7 @@ using detail::header_reader;
 using detail::header_writer;
 
 void store_length(std::byte* to, std::size_t length) noexcept {
-  for (std::size_t i = 0; i < length_bytes; ++i) to[i] = static_cast<std::byte>(length >> (8 * i));
+  store_little_endian(to, static_cast<std::uint32_t>(length));
 }
 
 template <class Write>
@@ -96,14 +96,6 @@ std::optional<header_reader> open(std::span<const std::byte> header, kind what,
 }
 
 }  // namespace
-
-std::uint32_t load_length(const std::byte* from) noexcept {
-  std::uint32_t value = 0;
-  for (std::size_t i = 0; i < length_bytes; ++i) {
-    value |= static_cast<std::uint32_t>(from[i]) << (8 * i);
-  }
-  return value;
-}
 
 frame_bytes encode(const hello& from) {
   return frame(kind::hello, 9, [&](header_writer& out) {

@@ -5,8 +5,10 @@
 // file, which is normative; golden bytes there are checked by tests/wire_frame_test.cpp.
 
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <span>
 #include <string>
@@ -48,15 +50,16 @@ inline constexpr std::uint64_t urgent = 2;
 }  // namespace flag
 
 inline constexpr std::size_t length_bytes = 4;
-inline constexpr std::size_t header_bytes_max = 4096;      // length and header; all of what is not data
-inline constexpr std::size_t frame_bytes_max = 1 << 20;    // payload of one slice, as we announce it
-inline constexpr std::size_t frame_bytes_min = 64 << 10;   // what everybody must take
-inline constexpr std::size_t slice_bytes_min = 16 << 10;   // of a slice that is not the last
-inline constexpr std::size_t message_overhead = 64;        // credit a message costs beside its frames
+inline constexpr std::size_t header_bytes_max = 4096;  // length and header; all of what is not data
+inline constexpr std::size_t frame_bytes_max = 1 << 20;   // payload of one slice, as we announce it
+inline constexpr std::size_t frame_bytes_min = 64 << 10;  // what everybody must take
+inline constexpr std::size_t slice_bytes_min = 16 << 10;  // of a slice that is not the last
+inline constexpr std::size_t message_overhead = 64;  // credit a message costs beside its frames
 inline constexpr std::size_t slice_bytes_shared = 64 << 10;  // what we send on a shared pipe
-inline constexpr std::size_t slice_bytes_own = 256 << 10;    // ... and on a pipe of its own
+inline constexpr std::size_t slice_bytes_own = 1 << 20;      // ... and on a pipe of its own
 inline constexpr std::size_t shared_bulk_slices = 4;         // unreceived bulk slices on pipe 0
 inline constexpr std::size_t close_text_max = 512;
+inline constexpr std::uint64_t window_max = std::uint64_t{1} << 61;  // more counts as this much
 inline constexpr std::uint64_t credit_max = std::uint64_t{1} << 62;  // of a window or a grant
 
 /// The credit that version 1 grants before the handshake is done, by lane.
@@ -138,6 +141,11 @@ struct data_header {
 /// wait for ever: it goes in slices, whose first one calls for the rest.
 [[nodiscard]] constexpr std::uint64_t single_cost_max(std::uint64_t window) noexcept {
   return window - window / 4;
+}
+
+/// The smallest window whose single_cost_max() is not below `single_cost`, which is not zero.
+[[nodiscard]] constexpr std::uint64_t window_for(std::uint64_t single_cost) noexcept {
+  return (single_cost - 1) * 4 / 3 + 1;
 }
 
 /// A whole frame on its way out: header frames only, never data.
@@ -246,6 +254,47 @@ struct opening {
 [[nodiscard]] std::optional<std::size_t> opening_bytes(
     std::span<const std::byte, length_bytes> length) noexcept;
 
-[[nodiscard]] std::uint32_t load_length(const std::byte* from) noexcept;
+template <class Number>
+[[nodiscard]] inline Number load_little_endian(const std::byte* from) noexcept {
+  Number value = 0;
+  if constexpr (std::endian::native == std::endian::little) {
+    std::memcpy(&value, from, sizeof value);
+  } else {
+    for (std::size_t i = sizeof value; i > 0; --i) {
+      value = static_cast<Number>(value << 8 | static_cast<Number>(from[i - 1]));
+    }
+  }
+  return value;
+}
+template <class Number>
+inline void store_little_endian(std::byte* to, Number value) noexcept {
+  if constexpr (std::endian::native == std::endian::little) {
+    std::memcpy(to, &value, sizeof value);
+  } else {
+    for (std::size_t i = 0; i < sizeof value; ++i) to[i] = static_cast<std::byte>(value >> (8 * i));
+  }
+}
+[[nodiscard]] inline std::uint32_t load_length(const std::byte* from) noexcept {
+  return load_little_endian<std::uint32_t>(from);
+}
+
+/// Length and header of a whole message without id and codec, seen as one little-endian number:
+/// nearly all small messages start like this, and are recognised and written without a codec.
+namespace plain {
+inline constexpr std::size_t prefix_bytes = 8;
+inline constexpr std::uint64_t fixed_bits = 0x0000'0893'0000'0000;  // [8, channel, flags]
+inline constexpr std::uint64_t fixed_mask = 0xfdfc'ffff'0000'0000;  // but two bits, and urgent
+[[nodiscard]] constexpr std::uint64_t start(std::size_t lane, std::size_t payload_bytes) noexcept {
+  return fixed_bits | static_cast<std::uint64_t>(lane / 2) << 48 |
+         static_cast<std::uint64_t>(lane % 2) << 57 | (prefix_bytes - length_bytes + payload_bytes);
+}
+[[nodiscard]] constexpr bool matches(std::uint64_t start) noexcept {
+  return (start & fixed_mask) == fixed_bits;
+}
+/// Shape: matches().
+[[nodiscard]] constexpr std::size_t lane(std::uint64_t start) noexcept {
+  return (start >> 47 & 6U) | (start >> 57 & 1U);
+}
+}  // namespace plain
 
 }  // namespace hawser::wire

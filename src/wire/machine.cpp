@@ -7,7 +7,8 @@
 namespace hawser::wire {
 namespace {
 
-constexpr auto ping_gap_min = std::chrono::seconds(5);
+constexpr auto ping_gap_usual = std::chrono::seconds(5);
+constexpr auto ping_gap_min = std::chrono::milliseconds(5);  // however often a peer says it pings
 constexpr unsigned ping_strikes_max = 2;
 constexpr unsigned unknown_kinds_max = 16;
 
@@ -36,7 +37,7 @@ machine::machine(const settings& local, clock::time_point now, bool server)
   for (std::size_t lane = 0; lane < lane_count; ++lane) {
     auto& window = local_.local.window[lane];
     window = std::max(window, first_credit[lane]);
-    rx_[lane].granted = window;
+    raise_grant(lane, window);
     tx_[lane].granted = first_credit[lane];
   }
   // What a client may send before it knows our limits is within them.
@@ -102,7 +103,7 @@ machine::~machine() {
 void machine::adopt_limits(const limits& peer) noexcept {
   peer_ = peer;
   for (std::size_t lane = 0; lane < lane_count; ++lane) {
-    tx_[lane].granted = std::max(peer.window[lane], first_credit[lane]);
+    tx_[lane].granted = std::clamp(peer.window[lane], first_credit[lane], window_max);
     peer_.window[lane] = tx_[lane].granted;
     if (std::exchange(tx_[lane].blocked, false)) happened_.writable |= 1U << (lane / 2);
   }
@@ -200,8 +201,8 @@ void machine::check_closed() noexcept {
 clock::time_point machine::next_deadline() const noexcept {
   if (ended()) return clock::time_point::max();
   if (!established_) return handshake_deadline_;
-  const auto silence = ping_pending_ ? ping_sent_ + local_.keepalive_timeout
-                                     : last_heard_ + local_.keepalive;
+  const auto silence =
+      ping_pending_ ? ping_sent_ + local_.keepalive_timeout : last_heard_ + local_.keepalive;
   return std::min(silence, close_deadline_);
 }
 
@@ -232,8 +233,9 @@ void machine::tick(clock::time_point now) noexcept {
 void machine::handle_ping(std::uint64_t token) {
   const auto announced = std::chrono::milliseconds(
       static_cast<std::int64_t>(std::min<std::uint64_t>(peer_.keepalive_ms, 60'000)));
-  const auto gap = announced.count() == 0 ? clock::duration(ping_gap_min)
-                                          : std::min<clock::duration>(ping_gap_min, announced / 2);
+  const auto gap = announced.count() == 0
+                       ? clock::duration(ping_gap_usual)
+                       : std::clamp<clock::duration>(announced / 2, ping_gap_min, ping_gap_usual);
   if (last_ping_from_peer_ != clock::time_point{} && now_ - last_ping_from_peer_ < gap) {
     if (++ping_strikes_ > ping_strikes_max) {
       return fail(errc::limit_reached, "pings come too often");
@@ -355,6 +357,10 @@ void machine::handle_credit(const grants& from) {
     // All three only grow, so a late or doubled frame changes nothing.
     lane.granted = std::max(lane.granted, each.granted);
     lane.consumed = std::max(lane.consumed, each.consumed);
+    if (lane.sent < lane.consumed) {  // the system had it, whatever it has told us yet
+      lane.sent = lane.consumed;
+      happened_.flushed |= 1U << (each.lane / 2);
+    }
     lane.peer_received = std::max(lane.peer_received, each.received);
     settle_growth(each.lane);
     if (std::exchange(lane.blocked, false)) happened_.writable |= 1U << (each.lane / 2);

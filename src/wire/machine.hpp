@@ -114,6 +114,9 @@ class machine {
   [[nodiscard]] std::size_t gather(std::size_t pipe,
                                    std::span<std::span<const std::byte>> pieces) noexcept;
   void written(std::size_t pipe) noexcept;
+  /// Lets go of all that was accepted and not written, and of what has half arrived. After ended(),
+  /// when nobody writes any more.
+  void drop_output() noexcept;
   /// Cheap: is it worth calling gather()?
   [[nodiscard]] bool has_output(std::size_t pipe) noexcept;
 
@@ -139,7 +142,11 @@ class machine {
   [[nodiscard]] std::optional<inbound> take(std::size_t channel) noexcept;
   /// The peer has finished the channel and all of it was taken.
   [[nodiscard]] bool at_end(std::size_t channel) const noexcept;
-  void release(std::size_t lane, std::uint64_t cost, bool reassembled) noexcept;
+  void release(std::size_t lane, std::uint64_t cost, bool reassembled) noexcept {
+    rx_lane& from = rx_[lane];
+    from.released += cost;
+    if (reassembled || from.released >= from.grant_at) settle_release(lane, cost, reassembled);
+  }
   /// No more sends on the channel.
   void finish(std::size_t channel) noexcept;
   [[nodiscard]] bool finished(std::size_t channel) const noexcept;
@@ -196,7 +203,7 @@ class machine {
     std::size_t queued_bytes = 0;
     bool growing = false;    // the last of the backlog is not accepted yet
     bool abandoned = false;  // the last of the backlog was growing when the link closed
-    bool blocked = false;  // somebody was told to wait
+    bool blocked = false;    // somebody was told to wait
     detail::ring<outbound> backlog;
   };
   struct piece {
@@ -208,19 +215,20 @@ class machine {
     detail::ring<piece> pieces;
     std::size_t in_flight = 0;  // pieces that gather() gave out
     detail::block* open = nullptr;
-    std::size_t open_used = 0;
+    std::byte* next = nullptr;  // free room in `open`
+    std::size_t room_left = 0;
     std::size_t unsent_bytes = 0;
     std::uint64_t appended = 0;
     std::uint64_t written = 0;
     std::uint64_t in_flight_bytes = 0;
-    lane_numbers marks{};       // framed, by lane, when everything was gathered
+    lane_numbers marks{};  // framed, by lane, when everything was gathered
     bool marked = false;
-    std::size_t backlog = 0;    // messages in lanes that ride here
+    std::size_t backlog = 0;  // messages in lanes that ride here
     std::uint64_t virtual_now = 0;
   };
   struct tx_channel {
     std::size_t pipe = 0;
-    bool moving = false;             // MOVED is in pipe 0, not with the system yet
+    bool moving = false;  // MOVED is in pipe 0, not with the system yet
     bool move_wanted = false;
     std::uint64_t move_position = 0;
     bool finished = false;
@@ -234,6 +242,10 @@ class machine {
   void queue(std::size_t lane, message&& owned, std::uint64_t reserve);
   void frame_now(std::size_t lane, std::span<const std::byte> bytes, const message_header& header);
   [[nodiscard]] bool may_frame_now(std::size_t lane) const noexcept;
+  [[nodiscard]] bool may_pass(std::size_t lane, std::size_t bytes,
+                              std::uint64_t cost) const noexcept;
+  void frame_plain(std::size_t lane, std::span<const std::byte> bytes, std::size_t padded);
+  [[nodiscard]] std::byte* quick_room(tx_pipe& pipe, std::size_t bytes) noexcept;
   [[nodiscard]] std::byte* room(tx_pipe& pipe, std::size_t bytes);
   void append(std::size_t pipe, std::span<const std::byte> bytes);
   void append_piece(tx_pipe& pipe, std::span<const std::byte> bytes, message&& owned);
@@ -245,7 +257,10 @@ class machine {
   void settle_growth(std::size_t lane) noexcept;
   [[nodiscard]] bool drained(std::size_t channel) const noexcept;
   [[nodiscard]] bool may_end(std::size_t channel) const noexcept;
-  void use(std::size_t channel) noexcept;
+  void use(std::size_t channel) noexcept {
+    if (!server_ && channel != 0 && !tx_channel_[channel].used) first_use(channel);
+  }
+  void first_use(std::size_t channel) noexcept;
 
   // -- receiving
   struct partial_message {
@@ -256,14 +271,15 @@ class machine {
     std::uint64_t cost = 0;
     std::uint64_t reserve = 0;      // what it takes of the link's budget until it is whole
     std::uint64_t grant_floor = 0;  // total credit that lets all of it come
-    data_header header;                // of its first slice
-    buffer whole;                      // once the budget allows
-    std::vector<buffer> early;         // until then
+    data_header header;             // of its first slice
+    buffer whole;                   // once the budget allows
+    std::vector<buffer> early;      // until then
   };
   struct rx_lane {
     std::uint64_t granted = 0;
-    std::uint64_t arrived = 0;   // credit spent by the peer
+    std::uint64_t arrived = 0;  // credit spent by the peer
     std::uint64_t released = 0;
+    std::uint64_t grant_at = 0;  // released, from where on a grant may be due
     std::uint64_t received = 0;  // messages
     std::uint64_t taken = 0;
     std::uint64_t told_received = 0;
@@ -277,11 +293,11 @@ class machine {
     data_header stream_header;
     std::byte* stream_to = nullptr;
     std::size_t stream_left = 0;
-    buffer stream_buffer;       // its own memory, unless it goes into partial_message::whole
+    buffer stream_buffer;  // its own memory, unless it goes into partial_message::whole
     bool stream_in_whole = false;
     std::uint64_t stream_cost = 0;
     std::size_t padding_left = 0;
-    bool held = false;          // its channel has not moved here yet
+    bool held = false;  // its channel has not moved here yet
     std::vector<std::byte> stash;
   };
   struct rx_channel {
@@ -293,9 +309,12 @@ class machine {
   void consume(std::size_t pipe, detail::block* filled, std::size_t bytes);
   std::size_t continue_stream(rx_pipe& in, std::span<const std::byte> bytes);
   std::size_t continue_staged(std::size_t pipe, std::span<const std::byte> bytes);
+  [[nodiscard]] bool stream_staged(std::size_t pipe);
   [[nodiscard]] std::size_t frames_in_place(std::size_t pipe, std::span<const std::byte> bytes,
                                             detail::block* block);
   [[nodiscard]] bool plausible(std::size_t length);
+  [[nodiscard]] bool take_plain(std::size_t pipe, const std::byte* frame, std::uint64_t start,
+                                detail::block* block);
   void handle_frame(std::size_t pipe, std::span<const std::byte> frame, detail::block* block);
   void handle_data(std::size_t pipe, std::span<const std::byte> frame, detail::block* block);
   [[nodiscard]] bool begin_stream(std::size_t pipe, std::span<const std::byte> start);
@@ -317,6 +336,8 @@ class machine {
   void handle_ping(std::uint64_t token);
   void replay(std::size_t pipe);
   [[nodiscard]] std::uint64_t grant_target(std::size_t lane) const noexcept;
+  void settle_release(std::size_t lane, std::uint64_t cost, bool reassembled) noexcept;
+  void raise_grant(std::size_t lane, std::uint64_t granted) noexcept;
   void consider_grant(std::size_t lane) noexcept;
   void check_end(std::size_t channel) noexcept;
   void check_closed() noexcept;
@@ -348,7 +369,7 @@ class machine {
   std::optional<wire::closing> peer_close_;
   std::size_t reassembly_in_use_ = 0;
   detail::pin_budget* pins_;
-  std::uint32_t shares_ = 0;        // references to the current block that messages hold
+  std::uint32_t shares_ = 0;  // references to the current block that messages hold
   detail::block* current_ = nullptr;
 
   clock::time_point now_;

@@ -11,11 +11,14 @@ namespace {
 
 constexpr std::size_t frame_start_bytes = 8;
 constexpr std::size_t stream_from = 16 << 10;  // frames from this size are filled where they belong
-constexpr std::size_t direct_from = 4096;      // a rest below this is not worth a read of its own
+constexpr std::size_t header_bytes_usual = 64;  // most headers of large frames end before
+constexpr std::size_t direct_from = 4096;       // a rest below this is not worth a read of its own
 constexpr std::size_t shared_report_bytes = 64 << 10;
 constexpr std::size_t header_room = header_bytes_max - length_bytes;
 
-std::size_t length_of(std::span<const std::byte> frame) noexcept { return load_length(frame.data()); }
+std::size_t length_of(std::span<const std::byte> frame) noexcept {
+  return load_length(frame.data());
+}
 
 }  // namespace
 
@@ -74,14 +77,49 @@ void machine::consume(std::size_t pipe, detail::block* filled, std::size_t bytes
   shares_ = outer_shares;
 }
 
+// The usual case of handle_frame() and check_data(): a whole message that breaks no rule, in a
+// block that may be shared. False: nothing has happened, look closer.
+inline bool machine::take_plain(std::size_t pipe, const std::byte* frame, std::uint64_t start,
+                                detail::block* block) {
+  const std::size_t length = static_cast<std::uint32_t>(start);
+  const std::size_t lane = plain::lane(start);
+  const std::size_t channel = lane / 2;
+  rx_lane& to = rx_[lane];
+  const rx_channel& from = rx_channel_[channel];
+  const std::size_t payload = length - (plain::prefix_bytes - length_bytes);  // huge if too short
+  const std::uint64_t cost = align8(length_bytes + length) + message_overhead;
+  const bool usual = payload - 1 < stream_from && payload <= local_.local.message_bytes[channel] &&
+                     cost <= to.granted - to.arrived && from.pipe == pipe &&
+                     !from.end.has_value() && !to.partial.active && established_ &&
+                     !peer_close_.has_value() && (pipe != 0 || channel != channel_count - 1) &&
+                     reinterpret_cast<std::uintptr_t>(frame) % 8 == 0;
+  if (!usual || (block->pinned_by != pins_ && !can_share(block))) return false;
+  inbound& whole = to.queue.emplace();
+  whole.payload = shared_buffer(block, {frame + plain::prefix_bytes, payload});
+  ++shares_;
+  whole.lane = static_cast<std::uint32_t>(lane);
+  whole.cost = cost;
+  to.arrived += cost;
+  ++to.received;
+  happened_.readable |= 1U << channel;
+  use(channel);
+  return true;
+}
+
 std::size_t machine::frames_in_place(std::size_t pipe, std::span<const std::byte> bytes,
                                      detail::block* block) {
   std::size_t at = 0;
   while (bytes.size() - at >= frame_start_bytes) {
     const auto rest = bytes.subspan(at);
-    const std::size_t length = length_of(rest);
-    if (!plausible(length)) return bytes.size();
+    const auto start = load_little_endian<std::uint64_t>(rest.data());
+    const std::size_t length = static_cast<std::uint32_t>(start);
     const std::size_t padded = align8(length_bytes + length);
+    if (plain::matches(start) && padded <= rest.size() &&
+        take_plain(pipe, rest.data(), start, block)) {
+      at += padded;
+      continue;
+    }
+    if (!plausible(length)) return bytes.size();
     if (padded > rest.size()) {
       if (begin_stream(pipe, rest)) return bytes.size();
       break;
@@ -98,7 +136,8 @@ std::size_t machine::frames_in_place(std::size_t pipe, std::span<const std::byte
 
 bool machine::plausible(std::size_t length) {
   if (length >= 2 && length <= local_.local.frame_bytes + header_bytes_max) return true;
-  fail(errc::too_large, "a frame of " + std::to_string(length) + " bytes");
+  fail(length < 2 ? errc::protocol_violation : errc::too_large,
+       "a frame of " + std::to_string(length) + " bytes");
   return false;
 }
 
@@ -113,35 +152,45 @@ std::size_t machine::continue_staged(std::size_t pipe, std::span<const std::byte
       const std::size_t length = length_of(in.staged);
       if (!plausible(length)) return bytes.size();
       padded = align8(length_bytes + length);
-      want = padded < stream_from ? padded
-                                  : std::max(header_bytes_max, in.staged.size());
+      want = padded;
+      if (padded >= stream_from) {
+        if (in.staged.size() >= header_bytes_usual && stream_staged(pipe)) return taken;
+        want = in.staged.size() < header_bytes_usual ? header_bytes_usual : header_bytes_max;
+      }
     }
     const auto more = bytes.subspan(taken, std::min(bytes.size() - taken, want - in.staged.size()));
     in.staged.insert(in.staged.end(), more.begin(), more.end());
     taken += more.size();
     if (in.staged.size() < want) return taken;
-    if (padded != 0) break;
+    if (padded != 0 && padded < stream_from) break;
   }
   std::vector<std::byte> frame = std::exchange(in.staged, {});
-  if (padded < stream_from) {
-    handle_frame(pipe, frame, nullptr);
-    if (in.held) hold(pipe, frame);
-  } else {
-    static_cast<void>(begin_stream(pipe, frame));  // there is enough of it
-  }
+  handle_frame(pipe, frame, nullptr);
+  if (in.held) hold(pipe, frame);
   frame.clear();
   in.staged = std::move(frame);  // keeps its memory for the next frame that is split
   return taken;
 }
 
+bool machine::stream_staged(std::size_t pipe) {
+  std::vector<std::byte> frame = std::exchange(in_[pipe].staged, {});
+  const bool begun = begin_stream(pipe, frame);
+  if (begun) frame.clear();
+  in_[pipe].staged = std::move(frame);
+  return begun;
+}
+
 // ---- large payloads -------------------------------------------------------------------------
 
-// True: all of `start` was used up. False: more is needed first.
+// True: all of `start` was used up. False: more is needed first. Headers are short, so it is tried
+// before as many bytes are there as a header may have: those that are not header are copied.
 bool machine::begin_stream(std::size_t pipe, std::span<const std::byte> start) {
   const std::size_t length = length_of(start);
   const std::size_t padded = align8(length_bytes + length);
-  if (padded < stream_from || start.size() < header_bytes_max) return false;
-  const auto header = start.subspan(length_bytes, header_bytes_max - length_bytes);
+  if (padded < stream_from || start.size() < header_bytes_usual) return false;
+  const bool all_there = start.size() >= header_bytes_max;
+  const auto header =
+      start.subspan(length_bytes, std::min(start.size(), header_bytes_max) - length_bytes);
   const auto begun = peek_kind(header);
   const auto from = decode_data(header);
   if (begun.has_value() && begun->kind != kind::data) {
@@ -149,10 +198,12 @@ bool machine::begin_stream(std::size_t pipe, std::span<const std::byte> start) {
     return true;
   }
   if (!from.has_value()) {
+    if (!all_there) return false;
     fail(errc::protocol_violation, "malformed data header");
     return true;
   }
   const std::size_t prefix = align8(length_bytes + from->header_bytes);
+  if (prefix > start.size() && !all_there) return false;
   if (prefix > start.size() || prefix > length_bytes + length) {
     fail(errc::protocol_violation, "a header longer than its frame");
     return true;
@@ -269,8 +320,7 @@ void machine::handle_data(std::size_t pipe, std::span<const std::byte> frame,
 
   const std::size_t lane = lane_of(from->header.channel, (from->header.flags & flag::urgent) != 0);
   const bool in_slices = rx_[lane].partial.active || (from->header.flags & flag::continued) != 0;
-  const std::uint64_t cost =
-      align8(end) + (rx_[lane].partial.active ? 0 : message_overhead);
+  const std::uint64_t cost = align8(end) + (rx_[lane].partial.active ? 0 : message_overhead);
   if (in_slices) {
     if (!rx_[lane].partial.active) begin_partial(lane, from->header, cost);
     return accept_slice(lane, from->header, payload, {}, false, cost);
@@ -336,13 +386,13 @@ bool machine::check_data(std::size_t pipe, const data_header& header, std::size_
                               : continued    ? header.total
                                              : payload_bytes;
   if (total > local_.local.message_bytes[channel]) {
-    fail(errc::too_large, "a message of " + std::to_string(total) + " bytes on channel " +
-                              std::to_string(channel));
+    fail(errc::too_large,
+         "a message of " + std::to_string(total) + " bytes on channel " + std::to_string(channel));
     return false;
   }
   const std::uint64_t filled = partial.active ? partial.filled : 0;
-  if (continued && (lane % 2 == 1 || payload_bytes < slice_bytes_min ||
-                    filled + payload_bytes >= total)) {
+  if (continued &&
+      (lane % 2 == 1 || payload_bytes < slice_bytes_min || filled + payload_bytes >= total)) {
     return violation("a slice that does not fit its message");
   }
   if (!continued && filled + payload_bytes != total) {
@@ -392,8 +442,7 @@ void machine::budget_partials() {
   for (std::size_t lane = 0; lane < lane_count; ++lane) {
     partial_message& partial = rx_[lane].partial;
     if (!partial.active || partial.budgeted) continue;
-    if (reassembly_in_use_ != 0 &&
-        reassembly_in_use_ + partial.reserve > local_.reassembly_bytes) {
+    if (reassembly_in_use_ != 0 && reassembly_in_use_ + partial.reserve > local_.reassembly_bytes) {
       continue;
     }
     partial.whole = buffer(static_cast<std::size_t>(partial.total));
@@ -455,8 +504,7 @@ void machine::finish_partial(std::size_t lane) {
 // ---- the application's side -----------------------------------------------------------------
 
 bool machine::readable(std::size_t channel) const noexcept {
-  return !rx_[lane_of(channel, true)].queue.empty() ||
-         !rx_[lane_of(channel, false)].queue.empty();
+  return !rx_[lane_of(channel, true)].queue.empty() || !rx_[lane_of(channel, false)].queue.empty();
 }
 
 std::optional<inbound> machine::take(std::size_t channel) noexcept {
@@ -469,8 +517,7 @@ std::optional<inbound> machine::take(std::size_t channel) noexcept {
   return next;
 }
 
-void machine::release(std::size_t lane, std::uint64_t cost, bool reassembled) noexcept {
-  rx_[lane].released += cost;
+void machine::settle_release(std::size_t lane, std::uint64_t cost, bool reassembled) noexcept {
   if (ended()) return;
   if (reassembled) {
     reassembly_in_use_ -= static_cast<std::size_t>(cost);
@@ -490,6 +537,12 @@ std::uint64_t machine::grant_target(std::size_t lane) const noexcept {
   return whole_message ? std::max(usual, from.partial.grant_floor) : usual;
 }
 
+void machine::raise_grant(std::size_t lane, std::uint64_t granted) noexcept {
+  const std::uint64_t window = local_.local.window[lane];
+  rx_[lane].granted = granted;
+  rx_[lane].grant_at = granted - window + window / 4;
+}
+
 // A grant is worth a frame once it is a quarter of the window, or lets a large message come.
 void machine::consider_grant(std::size_t lane) noexcept {
   const rx_lane& from = rx_[lane];
@@ -503,10 +556,12 @@ void machine::consider_grant(std::size_t lane) noexcept {
 
 void machine::hold(std::size_t pipe, std::span<const std::byte> bytes) {
   rx_pipe& in = in_[pipe];
-  const std::uint64_t bound = local_.local.window[lane_of(pipe, false)] +
-                              local_.local.window[lane_of(pipe, true)] +
-                              message_cost_bound(local_.local.message_bytes[pipe]);
-  if (in.stash.size() + bytes.size() > bound) {
+  std::uint64_t credit_left = 0;
+  for (const bool is_urgent : {false, true}) {
+    const rx_lane& lane = rx_[lane_of(pipe, is_urgent)];
+    credit_left += lane.granted - lane.arrived;
+  }
+  if (in.stash.size() + bytes.size() > credit_left) {
     return fail(errc::protocol_violation, "more than its credit on a pipe nobody moved to");
   }
   in.stash.insert(in.stash.end(), bytes.begin(), bytes.end());

@@ -11,10 +11,10 @@ namespace hawser::wire {
 namespace {
 
 constexpr std::size_t out_block_bytes = 64 << 10;
-constexpr std::size_t copy_below = 4096;          // smaller payloads are gathered by copying
-constexpr std::size_t framed_max_own = 1 << 20;   // framed but unsent, on a pipe of its own
+constexpr std::size_t copy_below = 4096;         // smaller payloads are gathered by copying
+constexpr std::size_t framed_max_own = 1 << 20;  // framed but unsent, on a pipe of its own
 constexpr std::size_t framed_max_shared = 128 << 10;
-constexpr std::size_t prefix_bound = 64;          // no prefix of ours is longer
+constexpr std::size_t prefix_bound = 64;  // no prefix of ours is longer
 // Of the smallest first slice of a message that is larger than its credit.
 constexpr std::size_t first_slice_cost = slice_bytes_min + prefix_bound + message_overhead;
 constexpr std::size_t not_ready = std::numeric_limits<std::size_t>::max();
@@ -54,13 +54,15 @@ verdict machine::admit(std::size_t lane, std::size_t bytes, const message_header
   }
   cost = is_single ? single : message_cost_bound(bytes);
   const auto left = static_cast<std::uint64_t>(available(lane));
-  if (to.growing || to.queued_bytes + out_[tx_channel_[channel].pipe].unsent_bytes >=
-                        local_.queue_bytes) {
+  if (to.growing ||
+      to.queued_bytes + out_[tx_channel_[channel].pipe].unsent_bytes >= local_.queue_bytes) {
     to.blocked = true;
     return verdict::blocked;
   }
   if (left >= cost) return verdict::accepted;
-  if (!is_single && established_ && left >= first_slice_cost) return verdict::started;
+  // What will fit once credit returns waits for it; only what cannot fit starts to leave before.
+  const bool never_fits = !is_single && cost > single_max;
+  if (never_fits && established_ && left >= first_slice_cost) return verdict::started;
   to.blocked = true;
   return verdict::blocked;
 }
@@ -71,12 +73,65 @@ bool machine::may_frame_now(std::size_t lane) const noexcept {
   if (channel.moving || channel.move_wanted || pipe.backlog != 0) return false;
   if (pipe.unsent_bytes >= framed_max(channel.pipe)) return false;
   const bool shared_bulk = lane / 2 == channel_count - 1 && channel.pipe == 0;
-  return !shared_bulk || tx_[lane].spent - tx_[lane].peer_received <
-                             shared_bulk_slices * slice_bytes_shared;
+  return !shared_bulk ||
+         tx_[lane].spent - tx_[lane].peer_received < shared_bulk_slices * slice_bytes_shared;
+}
+
+// Mostly there is room behind the last piece, which is not in a write yet.
+inline std::byte* machine::quick_room(tx_pipe& pipe, std::size_t bytes) noexcept {
+  if (pipe.pieces.size() <= pipe.in_flight) return nullptr;
+  piece& last = pipe.pieces.back();
+  std::byte* const next = pipe.next;
+  if (bytes > pipe.room_left || last.bytes.data() + last.bytes.size() != next) return nullptr;
+  last.bytes = {last.bytes.data(), last.bytes.size() + bytes};
+  pipe.next += bytes;
+  pipe.room_left -= bytes;
+  pipe.unsent_bytes += bytes;
+  pipe.appended += bytes;
+  return next;
+}
+
+// The usual case of admit() and may_frame_now() at once: room and credit are there, nothing waits.
+inline bool machine::may_pass(std::size_t lane, std::size_t bytes,
+                              std::uint64_t cost) const noexcept {
+  const tx_lane& to = tx_[lane];
+  const tx_channel& channel = tx_channel_[lane / 2];
+  const tx_pipe& pipe = out_[channel.pipe];
+  return cost <= to.granted - to.spent - to.reserved && bytes <= peer_.message_bytes[lane / 2] &&
+         pipe.backlog == 0 && pipe.unsent_bytes < std::min(framed_max_shared, local_.queue_bytes) &&
+         !channel.moving && !channel.move_wanted && !channel.finished && !closing_ && !ended() &&
+         (lane / 2 != channel_count - 1 || channel.pipe != 0);
+}
+
+inline void machine::frame_plain(std::size_t lane, std::span<const std::byte> bytes,
+                                 std::size_t padded) {
+  tx_lane& to = tx_[lane];
+  tx_pipe& pipe = out_[tx_channel_[lane / 2].pipe];
+  std::byte* frame = quick_room(pipe, padded);
+  if (frame == nullptr) frame = room(pipe, padded);
+  store_little_endian<std::uint64_t>(frame + padded - sizeof(std::uint64_t), 0);  // the padding
+  store_little_endian(frame, plain::start(lane, bytes.size()));
+  if (!bytes.empty()) std::memcpy(frame + plain::prefix_bytes, bytes.data(), bytes.size());
+  to.spent += padded + message_overhead;
+  ++to.accepted;
+  ++to.framed;
+  use(lane / 2);
 }
 
 verdict machine::send(std::size_t lane, std::span<const std::byte> bytes,
                       const message_header& header) noexcept {
+  if (header.id == 0 && header.encoding == codec::raw && bytes.size() < copy_below) {
+    const std::size_t padded = align8(plain::prefix_bytes + bytes.size());
+    if (may_pass(lane, bytes.size(), padded + message_overhead)) {
+      try {
+        frame_plain(lane, bytes, padded);
+        return verdict::accepted;
+      } catch (const std::bad_alloc&) {
+        fail(errc::resource_exhausted, "no memory to send a message");
+        return verdict::ended;
+      }
+    }
+  }
   std::uint64_t cost = 0;
   const verdict decided = admit(lane, bytes.size(), header, cost);
   if (decided != verdict::accepted && decided != verdict::started) return decided;
@@ -149,41 +204,35 @@ void machine::frame_now(std::size_t lane, std::span<const std::byte> bytes,
 }
 
 // A channel that is used deserves a pipe of its own, if both sides want several.
-void machine::use(std::size_t channel) noexcept {
-  tx_channel& state = tx_channel_[channel];
-  if (state.used || channel == 0 || server_) return;
+void machine::first_use(std::size_t channel) noexcept {
   if (!established_) return;
-  state.used = true;
+  tx_channel_[channel].used = true;
   if (attach_allowed(channel)) happened_.attach_wanted |= 1U << channel;
 }
 
 // ---- what is framed and not yet written -----------------------------------------------------
 
 std::byte* machine::room(tx_pipe& pipe, std::size_t bytes) {
+  if (std::byte* const quick = quick_room(pipe, bytes)) return quick;
   if (pipe.open != nullptr && pipe.pieces.empty() &&
       pipe.open->references.load(std::memory_order_acquire) == 1) {
-    pipe.open_used = 0;  // all of it was written: start over in warm memory
+    pipe.next = pipe.open->data();  // all of it was written: start over in warm memory
+    pipe.room_left = pipe.open->capacity;
   }
-  if (pipe.open == nullptr || pipe.open_used + bytes > pipe.open->capacity) {
+  if (bytes > pipe.room_left) {
     detail::block* fresh = detail::allocate_block(std::max(bytes, out_block_bytes));
     if (pipe.open != nullptr) detail::release(pipe.open);
     pipe.open = fresh;
-    pipe.open_used = 0;
+    pipe.next = fresh->data();
+    pipe.room_left = fresh->capacity;
   }
-  std::byte* start = pipe.open->data() + pipe.open_used;
-  const bool extends = pipe.pieces.size() > pipe.in_flight &&
-                       pipe.pieces.back().block == pipe.open &&
-                       pipe.pieces.back().bytes.data() + pipe.pieces.back().bytes.size() == start;
-  if (extends) {
-    auto& last = pipe.pieces.back().bytes;
-    last = {last.data(), last.size() + bytes};
-  } else {
-    piece& added = pipe.pieces.emplace();
-    added.bytes = {start, bytes};
-    added.block = pipe.open;
-    detail::retain(pipe.open);
-  }
-  pipe.open_used += bytes;
+  std::byte* const start = pipe.next;
+  piece& added = pipe.pieces.emplace();
+  added.bytes = {start, bytes};
+  added.block = pipe.open;
+  detail::retain(pipe.open);
+  pipe.next += bytes;
+  pipe.room_left -= bytes;
   pipe.unsent_bytes += bytes;
   pipe.appended += bytes;
   return start;
@@ -262,6 +311,21 @@ void machine::written(std::size_t pipe) noexcept {
   }
 }
 
+void machine::drop_output() noexcept {
+  for (auto& pipe : out_) {
+    for (; !pipe.pieces.empty(); pipe.pieces.pop()) {
+      if (pipe.pieces.front().block != nullptr) detail::release(pipe.pieces.front().block);
+    }
+    pipe.in_flight = pipe.unsent_bytes = pipe.in_flight_bytes = pipe.backlog = 0;
+  }
+  for (auto& lane : tx_) {
+    lane.backlog.clear();
+    lane.queued_bytes = 0;
+  }
+  for (auto& lane : rx_) lane.partial = {};
+  for (auto& pipe : in_) pipe = {};
+}
+
 bool machine::has_output(std::size_t pipe) noexcept {
   const tx_pipe& out = out_[pipe];
   if (out.in_flight != 0) return false;
@@ -301,6 +365,11 @@ bool machine::may_end(std::size_t channel) const noexcept {
 
 void machine::pump_control() {
   if (!established_) return;
+  if (close_sent_ && closed_sent_) {  // nothing follows our last word
+    pong_due_.reset();
+    grants_due_ = 0;
+    return;
+  }
   if (pong_due_.has_value()) append(0, encode_token(kind::pong, *std::exchange(pong_due_, {})));
   if (grants_due_ != 0) {
     std::array<grant, lane_count> due;
@@ -308,7 +377,7 @@ void machine::pump_control() {
     for (std::size_t lane = 0; lane < lane_count; ++lane) {
       if ((grants_due_ & 1U << lane) == 0) continue;
       rx_lane& from = rx_[lane];
-      from.granted = std::max(from.granted, grant_target(lane));
+      raise_grant(lane, std::max(from.granted, grant_target(lane)));
       from.told_received = from.arrived;
       due[count++] = {lane, from.granted, from.taken, from.arrived};
     }
@@ -383,8 +452,8 @@ std::size_t machine::next_slice(std::size_t lane) const noexcept {
   const std::size_t pipe = tx_channel_[lane / 2].pipe;
   const outbound& next = from.backlog.front();
   const std::size_t left = next.owned.size() - next.offset;
-  const std::size_t most = std::min<std::size_t>(pipe == 0 ? slice_bytes_shared : slice_bytes_own,
-                                                 peer_.frame_bytes);
+  const std::size_t most =
+      std::min<std::size_t>(pipe == 0 ? slice_bytes_shared : slice_bytes_own, peer_.frame_bytes);
   std::size_t slice = std::min(left, most);
   if (pipe == 0 && lane / 2 == channel_count - 1 &&
       from.spent - from.peer_received >= shared_bulk_slices * slice_bytes_shared) {

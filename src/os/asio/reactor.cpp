@@ -22,6 +22,9 @@ namespace {
 using asio::generic::stream_protocol;
 
 constexpr std::size_t read_block_bytes = 64 << 10;
+// Behind a run of direct bytes comes mostly the header of the next; what follows it belongs into
+// the owner's memory again, so little is read of it into a block.
+constexpr std::size_t tail_bytes = 512;
 constexpr std::size_t copied_bytes_max = 4 << 10;  // less than this moves to a smaller block
 constexpr std::size_t bytes_an_event = 256 << 10;  // then others get their turn
 constexpr unsigned reads_an_event = 4;
@@ -132,15 +135,15 @@ class portable_reactor final : public reactor {
   bool report_all() noexcept;
   void run_more() noexcept;
 
-  asio::io_context io_{1};  // a concurrency hint: one thread runs it, others post
+  std::atomic<bool> waking_{false};
+  wake_memory wake_memory_;  // outlives the handler in it, which io_ may still have at its end
+  asio::io_context io_{1};   // a concurrency hint: one thread runs it, others post
   asio::executor_work_guard<asio::io_context::executor_type> keep_;
   detail::block* spare_ = nullptr;
   reporter* first_ = nullptr;
   reporter* last_ = nullptr;
   unsigned patience_ = 0;
   unsigned turns_ = 0;
-  std::atomic<bool> waking_{false};
-  wake_memory wake_memory_;
 };
 
 void reporter::report_later() noexcept {
@@ -196,6 +199,7 @@ class portable_stream final : public stream, private reporter {
   /// Both: true if more may be there now.
   [[nodiscard]] bool read_direct(std::span<std::byte> space, std::size_t& moved) noexcept;
   [[nodiscard]] bool read_block(std::size_t& moved) noexcept;
+  [[nodiscard]] bool read_tail(std::size_t& moved) noexcept;
   void end(std::error_code why) noexcept;
   [[nodiscard]] std::size_t read(std::span<std::byte> into, std::error_code& error) noexcept;
 
@@ -209,10 +213,11 @@ class portable_stream final : public stream, private reporter {
   stream_protocol::socket socket_;
   stream_events& owner_;
   const platform::native_handle native_;
-  bool wait_read_ = false;   // a handler is with Asio
+  bool wait_read_ = false;  // a handler is with Asio
   bool wait_write_ = false;
   bool closing_ = false;
   bool ended_ = false;
+  bool tail_ = false;     // the last read was direct
   bool written_ = false;  // to be reported
   std::error_code write_error_;
   bool writing_ = false;
@@ -243,7 +248,14 @@ void portable_stream::on_readable(const std::error_code& error) noexcept {
   std::size_t moved = 0;
   for (unsigned i = 0; i < reads_an_event && moved < bytes_an_event; ++i) {
     const auto space = owner_.direct_space();
-    const bool more = space.empty() ? read_block(moved) : read_direct(space, moved);
+    bool more = false;
+    if (!space.empty()) {
+      more = read_direct(space, moved);
+    } else if (std::exchange(tail_, false)) {
+      more = read_tail(moved);
+    } else {
+      more = read_block(moved);
+    }
     if (closing_ || ended_) return;
     if (!more) break;
   }
@@ -265,8 +277,29 @@ bool portable_stream::read_direct(std::span<std::byte> space, std::size_t& moved
     return false;
   }
   moved += bytes;
+  tail_ = true;
   owner_.on_direct(bytes);
   return bytes == space.size();
+}
+
+bool portable_stream::read_tail(std::size_t& moved) noexcept {
+  detail::block* tail = nullptr;
+  try {
+    tail = detail::allocate_block(tail_bytes);
+  } catch (const std::bad_alloc&) {
+    end(make_error_code(errc::resource_exhausted));
+    return false;
+  }
+  std::error_code error;
+  const auto bytes = read({tail->data(), tail_bytes}, error);
+  if (bytes == 0) {
+    detail::release(tail);
+    if (!platform::would_block(error)) end(error);
+    return false;
+  }
+  moved += bytes;
+  owner_.on_block(tail, bytes);
+  return bytes == tail_bytes;
 }
 
 bool portable_stream::read_block(std::size_t& moved) noexcept {
