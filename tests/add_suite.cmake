@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+
+# add_suite(name [BACKENDS] [TIMEOUT seconds] [LABELS label...])
+#
+# Registers the doctest suite `name` of hawser_tests as the test `name`, or with BACKENDS as
+# `name.io_uring` and `name.asio`, which run it with HAWSER_TEST_BACKEND set to that backend.
+# A suite without a test case fails; one that cannot run here exits with 77 and shows as skipped.
+function(add_suite name)
+  cmake_parse_arguments(PARSE_ARGV 1 suite "BACKENDS" "TIMEOUT" "LABELS")
+  if(suite_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "add_suite(${name}): unknown argument ${suite_UNPARSED_ARGUMENTS}")
+  endif()
+  if(NOT suite_TIMEOUT)
+    set(suite_TIMEOUT 120)
+  endif()
+  if(HAWSER_SANITIZE OR HAWSER_COVERAGE)
+    math(EXPR suite_TIMEOUT "${suite_TIMEOUT} * 5")
+  endif()
+  set(backends "default")
+  if(suite_BACKENDS)
+    set(backends io_uring asio)
+  endif()
+  foreach(backend IN LISTS backends)
+    set(test ${name})
+    set(environment ${HAWSER_TEST_ENVIRONMENT})
+    set(labels suite ${suite_LABELS})
+    if(NOT backend STREQUAL "default")
+      string(APPEND test .${backend})
+      list(APPEND environment HAWSER_TEST_BACKEND=${backend})
+      list(APPEND labels ${backend})
+    endif()
+    add_test(NAME ${test} COMMAND hawser_tests --test-suite=${name} --no-skip=false)
+    set_tests_properties(${test} PROPERTIES
+      ENVIRONMENT "${environment}"
+      LABELS "${labels}"
+      SKIP_RETURN_CODE 77
+      TIMEOUT ${suite_TIMEOUT})
+  endforeach()
+endfunction()

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "os/platform.hpp"
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "hawser/errc.hpp"
+#include "support/environment.hpp"
+#include "support/folder.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+namespace platform = hawser::platform;
+using platform::io_slice;
+using platform::native_handle;
+
+std::error_code code_of(const auto& action) {
+  try {
+    action();
+  } catch (const std::system_error& error) {
+    return error.code();
+  }
+  return {};
+}
+
+bool closes_on_exec(native_handle handle) {
+  return (::fcntl(static_cast<int>(handle), F_GETFD) & FD_CLOEXEC) != 0;
+}
+
+bool never_blocks(native_handle handle) {
+  return (::fcntl(static_cast<int>(handle), F_GETFL) & O_NONBLOCK) != 0;
+}
+
+unsigned mode_of(const std::string& path) {
+  struct stat found {};
+  REQUIRE(::lstat(path.c_str(), &found) == 0);
+  return found.st_mode & 0777;
+}
+
+native_handle connect(const platform::socket_address& address) {
+  bool pending = false;
+  std::error_code error;
+  const auto socket = platform::start_connect(address, pending, error);
+  CHECK_FALSE(error);
+  return socket;
+}
+
+// Loopback completes in the kernel, so one look is enough.
+native_handle accept_one(native_handle listener) {
+  std::error_code error;
+  const auto accepted = platform::accept(listener, error);
+  CHECK_FALSE(error);
+  REQUIRE(accepted != platform::no_handle);
+  return accepted;
+}
+
+}  // namespace
+
+TEST_SUITE("platform") {
+  TEST_CASE("a tcp connection: listen, connect, accept, addresses, options") {
+    const auto wanted = platform::resolve("127.0.0.1", "0");
+    REQUIRE(wanted.size() == 1);
+    const auto listener = platform::open_listener(wanted.front(), 4);
+    const auto address = platform::local_address(listener);
+    std::error_code error;
+    CHECK(platform::accept(listener, error) == platform::no_handle);
+    CHECK_FALSE(error);
+
+    const auto client = connect(address);
+    const auto server = accept_one(listener);
+
+    CHECK_FALSE(platform::finish_connect(client));
+    CHECK(platform::to_string(platform::remote_address(client)) == platform::to_string(address));
+    CHECK(platform::to_string(address).starts_with("tcp://127.0.0.1:"));
+    for (const auto each : {listener, client, server}) {
+      CHECK(closes_on_exec(each));
+      CHECK(never_blocks(each));
+    }
+    platform::apply(client, {.send_buffer_bytes = 100'000, .receive_buffer_bytes = 100'000});
+    CHECK_FALSE(platform::peer_of(client).has_value());
+    for (const auto each : {client, server, listener}) platform::close(each);
+  }
+
+  TEST_CASE("a port that is listened on is in use; one without a listener refuses") {
+    const auto listener = platform::open_listener(platform::resolve("127.0.0.1", "0").front(), 4);
+    const auto address = platform::local_address(listener);
+
+    const auto again = code_of([&] { static_cast<void>(platform::open_listener(address, 4)); });
+    CHECK(again == hawser::errc::address_in_use);
+    platform::close(listener);
+
+    bool pending = false;
+    std::error_code error;
+    const auto client = platform::start_connect(address, pending, error);
+    if (client != platform::no_handle) error = platform::finish_connect(client);
+    CHECK(error == std::errc::connection_refused);
+    platform::close(client);
+  }
+
+  TEST_CASE("ipv6 addresses are written in brackets") {
+    const auto address = platform::resolve("::1", "4711").front();
+    CHECK(platform::to_string(address) == "tcp://[::1]:4711");
+  }
+
+  TEST_CASE("a name that does not exist is an error that names it") {
+    try {
+      static_cast<void>(platform::resolve("no-such-host.invalid", "1"));
+      FAIL("resolved");
+    } catch (const std::system_error& error) {
+      CHECK(std::string(error.what()).find("no-such-host.invalid:1") != std::string::npos);
+      CHECK(error.code() == hawser::errc::unreachable);
+    }
+  }
+
+  TEST_CASE("reads and writes move what is possible and tell the end from nothing now") {
+    const auto [left, right] = platform::socket_pair();
+    std::array<std::byte, 16> space{};
+    std::error_code error;
+
+    CHECK(platform::read_some(right, space, error) == 0);
+    CHECK(platform::would_block(error));
+    const std::array<io_slice, 2> pieces{io_slice{reinterpret_cast<const std::byte*>("abc"), 3},
+                                         io_slice{reinterpret_cast<const std::byte*>("de"), 2}};
+    CHECK(platform::write_some(left, pieces, error) == 5);
+    CHECK_FALSE(error);
+    CHECK(platform::read_some(right, space, error) == 5);
+    CHECK(space[4] == std::byte{'e'});
+    while (platform::write_some(left, pieces, error) != 0) {
+    }
+    CHECK(platform::would_block(error));
+    CHECK_FALSE(platform::is_exhaustion(error));
+    platform::shut_down_writing(right);
+    CHECK(platform::read_some(left, space, error) == 0);
+    CHECK_FALSE(error);
+    platform::close(right);
+    CHECK(platform::write_some(left, pieces, error) == 0);
+    CHECK(error == std::errc::broken_pipe);
+    platform::close(left);
+  }
+
+  TEST_CASE("a unix listener: only its owner may enter, and peers say who they are") {
+    const test::folder here;
+    const auto path = here / "s";
+    const auto listener = platform::open_unix_listener(path, 4, false);
+    CHECK(mode_of(path) == 0600);
+    CHECK(closes_on_exec(listener));
+    CHECK(platform::inspect_socket_file(path, platform::current_user()) ==
+          platform::socket_file::socket);
+
+    const auto client = connect(platform::unix_address(path));
+    const auto server = accept_one(listener);
+
+    CHECK(platform::to_string(platform::remote_address(client)) == "unix:" + path);
+    const auto who = platform::peer_of(server);
+    REQUIRE(who.has_value());
+    CHECK(who->user == platform::current_user());
+    CHECK(who->process == ::getpid());
+    for (const auto each : {client, server, listener}) platform::close(each);
+  }
+
+  TEST_CASE("a unix listener for any user has a mode that says so, whatever the umask") {
+    const test::folder here;
+    const auto before = ::umask(0077);
+    const auto listener = platform::open_unix_listener(here / "s", 4, true);
+    ::umask(before);
+
+    CHECK(mode_of(here / "s") == 0666);
+    platform::close(listener);
+  }
+
+  TEST_CASE("a live socket file is in use, a stale one is replaced") {
+    const test::folder here;
+    const auto path = here / "s";
+    const auto first = platform::open_unix_listener(path, 4, false);
+
+    const auto open = [&] { return platform::open_unix_listener(path, 4, false); };
+    CHECK(code_of([&] { platform::close(open()); }) == hawser::errc::address_in_use);
+    platform::close(first);
+    const auto second = open();
+    platform::close(connect(platform::unix_address(path)));
+
+    platform::close(second);
+    platform::remove_file(path);
+    CHECK(platform::inspect_socket_file(path, 0) == platform::socket_file::none);
+  }
+
+  TEST_CASE("what is no socket of ours is left alone") {
+    const test::folder here;
+    std::ofstream(here / "file") << "precious";
+    fs::create_symlink(here / "real", here / "link");
+    const auto real = platform::open_unix_listener(here / "real", 4, false);
+
+    for (const char* name : {"file", "link"}) {
+      CHECK(platform::inspect_socket_file(here / name, platform::current_user()) ==
+            platform::socket_file::not_a_socket);
+      CHECK(code_of([&] {
+              platform::close(platform::open_unix_listener(here / name, 4, false));
+            }) == hawser::errc::unauthorized);
+    }
+    if (platform::current_user() != 0) {
+      CHECK(platform::inspect_socket_file(here / "real", platform::current_user() + 1) ==
+            platform::socket_file::foreign_owner);
+    }
+    CHECK(fs::file_size(here / "file") == 8);
+    platform::close(real);
+  }
+
+  TEST_CASE("a unix path that does not fit is a bad uri") {
+    for (const auto& path : {std::string(), std::string(108, 'x'), std::string("a\0b", 3)}) {
+      const auto code = code_of([&] { static_cast<void>(platform::unix_address(path)); });
+      CHECK(code == hawser::errc::bad_uri);
+    }
+    CHECK(platform::unix_address(std::string(107, 'x')).size > 0);
+  }
+
+  TEST_CASE("a unix listener in a folder that does not exist names the path") {
+    try {
+      static_cast<void>(platform::open_unix_listener("/nonexistent/s", 4, false));
+      FAIL("opened");
+    } catch (const std::system_error& error) {
+      CHECK(std::string(error.what()).find("/nonexistent/s") != std::string::npos);
+    }
+  }
+
+  TEST_CASE("exhaustion is told from other errors") {
+    CHECK(platform::is_exhaustion(std::make_error_code(std::errc::too_many_files_open)));
+    CHECK(platform::is_exhaustion(std::make_error_code(std::errc::not_enough_memory)));
+    CHECK_FALSE(platform::is_exhaustion(std::make_error_code(std::errc::connection_reset)));
+  }
+
+  TEST_CASE("cores, randomness and names") {
+    CHECK(platform::usable_cores() >= 1);
+    std::array<std::byte, 64> one{}, two{};
+    platform::fill_random(one.data(), one.size());
+    platform::fill_random(two.data(), two.size());
+    CHECK(one != two);
+    platform::name_thread("a name that is longer than systems take");
+    CHECK_FALSE(std::string(platform::portable_mechanism()).empty());
+  }
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "support/manual_executor.hpp"
+
+#include <algorithm>
+
+namespace test {
+
+manual_executor::manual_executor(std::optional<std::uint64_t> seed)
+    : head_([](timer&) noexcept {}) {
+  if (seed) random_.emplace(*seed);
+  head_.previous = head_.next = &head_;
+}
+
+manual_executor::~manual_executor() {
+  if (!queue_.empty() || armed_ != 0) std::terminate();  // a test left something behind
+}
+
+void manual_executor::post(work& item, hawser::priority urgency) noexcept {
+  const std::lock_guard guard(mutex_);
+  queue_.emplace_back(&item, urgency);
+  changed_.notify_one();
+}
+
+void manual_executor::arm(timer& entry, time_point deadline) noexcept {
+  if (current() != this || entry.armed()) std::terminate();
+  entry.deadline = deadline;
+  entry.previous = head_.previous;
+  entry.next = &head_;
+  entry.previous->next = &entry;
+  head_.previous = &entry;
+  ++armed_;
+}
+
+void manual_executor::disarm(timer& entry) noexcept {
+  if (current() != this || !entry.armed()) std::terminate();
+  entry.previous->next = entry.next;
+  entry.next->previous = entry.previous;
+  entry.previous = entry.next = nullptr;
+  --armed_;
+}
+
+bool manual_executor::post_blocking(work& item) noexcept {
+  if (blocking_.size() >= blocking_max) return false;
+  blocking_.push_back(&item);
+  return true;
+}
+
+void manual_executor::report_failure(std::exception_ptr failure) noexcept {
+  failures_.push_back(std::move(failure));
+}
+
+manual_executor::work* manual_executor::take() {
+  const std::lock_guard guard(mutex_);
+  if (queue_.empty()) return nullptr;
+  const auto index = random_ ? (*random_)() % queue_.size() : 0;
+  const auto at = queue_.begin() + static_cast<std::ptrdiff_t>(index);
+  work* const item = at->first;
+  last_urgency_ = at->second;
+  queue_.erase(at);
+  return item;
+}
+
+bool manual_executor::run_one() {
+  work* const item = take();
+  if (item == nullptr) return false;
+  enter([item] { item->run(*item); });
+  return true;
+}
+
+std::size_t manual_executor::run() {
+  std::size_t count = 0;
+  while (run_one()) ++count;
+  return count;
+}
+
+manual_executor::timer* manual_executor::earliest() noexcept {
+  timer* found = nullptr;
+  for (timer* each = head_.next; each != &head_; each = each->next) {
+    if (found == nullptr || each->deadline < found->deadline) found = each;
+  }
+  return found;
+}
+
+void manual_executor::advance(duration by) {
+  const time_point until = now_ + by;
+  run();
+  for (timer* next = earliest(); next != nullptr && next->deadline <= until; next = earliest()) {
+    now_ = std::max(now_, next->deadline);
+    enter([&] {
+      disarm(*next);
+      next->fire(*next);
+    });
+    run();
+  }
+  now_ = until;
+}
+
+bool manual_executor::advance_to_next() {
+  timer* const next = earliest();
+  if (next == nullptr) return false;
+  advance(std::max(next->deadline - now_, duration::zero()));
+  return true;
+}
+
+bool manual_executor::run_blocking_one() {
+  if (blocking_.empty()) return false;
+  work* const item = blocking_.front();
+  blocking_.erase(blocking_.begin());
+  item->run(*item);
+  return true;
+}
+
+void manual_executor::run_until_finished() {
+  for (;;) {
+    run();
+    std::unique_lock guard(mutex_);
+    changed_.wait(guard, [this] { return !queue_.empty() || finished_; });
+    if (queue_.empty()) return;
+  }
+}
+
+void manual_executor::restart() noexcept {
+  const std::lock_guard guard(mutex_);
+  finished_ = false;
+}
+
+void manual_executor::finish() noexcept {
+  const std::lock_guard guard(mutex_);
+  finished_ = true;
+  changed_.notify_one();
+}
+
+}  // namespace test
