@@ -2,6 +2,7 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <new>
 #include <utility>
 
 #include "native.hpp"
@@ -72,7 +73,12 @@ class uring_acceptor final : public acceptor, private uring_reporter, private co
 
 std::unique_ptr<acceptor> uring_reactor::listen(platform::native_handle socket,
                                                 accept_events& owner) {
-  return std::make_unique<uring_acceptor>(*this, socket, owner);
+  try {
+    return std::make_unique<uring_acceptor>(*this, socket, owner);
+  } catch (const std::bad_alloc&) {
+    platform::close(socket);
+    throw;
+  }
 }
 
 }  // namespace hawser

@@ -219,7 +219,12 @@ void uring_stream::report() noexcept {
 }
 
 std::unique_ptr<stream> uring_reactor::open(platform::native_handle socket, stream_events& owner) {
-  return std::make_unique<uring_stream>(*this, socket, owner);
+  try {
+    return std::make_unique<uring_stream>(*this, socket, owner);
+  } catch (const std::bad_alloc&) {
+    platform::close(socket);
+    throw;
+  }
 }
 
 }  // namespace hawser

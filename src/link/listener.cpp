@@ -221,7 +221,8 @@ void listener_core::on_retry(timer& entry) noexcept {
 void listener_core::on_accept(platform::native_handle socket) noexcept {
   exhausted_ = false;
   try {
-    greeting who;
+    std::list<greeting> one(1);  // joins the others once nothing can fail any more
+    greeting& who = one.front();
     if (over_unix()) {
       who.peer = platform::peer_of(socket);
       const bool own = who.peer.has_value() && who.peer->user == platform::current_user();
@@ -236,8 +237,7 @@ void listener_core::on_accept(platform::native_handle socket) noexcept {
       return platform::close(socket);
     }
     who.from = describe(who.peer, socket, over_unix());
-    greetings_.push_front(std::move(who));
-    const greeting_place place = greetings_.begin();
+    const greeting_place place = one.begin();
     exchange::plan plan;
     plan.socket = socket;
     plan.limit = options_.link.handshake_timeout;
@@ -247,6 +247,7 @@ void listener_core::on_accept(platform::native_handle socket) noexcept {
                       std::vector<std::byte> header) {
           greeted(place, why, greeted_socket, std::move(header));
         });
+    greetings_.splice(greetings_.begin(), one);
     place->words->start();
   } catch (const std::exception& error) {
     note(log_level::warning, uri + ": " + error.what());

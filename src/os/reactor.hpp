@@ -105,7 +105,9 @@ class reactor {
  public:
   virtual ~reactor() = default;
 
-  /// Takes over a connected, non-blocking socket.
+  /// Takes over a connected, non-blocking socket; closes it if that fails.
+  ///
+  /// Errors: throws std::bad_alloc or std::system_error; listen() likewise.
   [[nodiscard]] virtual std::unique_ptr<stream> open(platform::native_handle socket,
                                                      stream_events& owner) = 0;
   [[nodiscard]] virtual std::unique_ptr<acceptor> listen(platform::native_handle socket,
