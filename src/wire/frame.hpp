@@ -134,6 +134,9 @@ struct data_header {
   std::uint64_t codec = 0;
   std::uint64_t total = 0;  // payload bytes of the whole message; on its first of several slices
 };
+[[nodiscard]] constexpr std::size_t lane_of(const data_header& header) noexcept {
+  return lane_of(header.channel, (header.flags & flag::urgent) != 0);
+}
 
 /// The most that a single frame may cost a lane with this window.
 ///

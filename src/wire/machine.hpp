@@ -274,6 +274,8 @@ class machine {
     data_header header;             // of its first slice
     buffer whole;                   // once the budget allows
     std::vector<buffer> early;      // until then
+
+    void make_whole();
   };
   struct rx_lane {
     std::uint64_t granted = 0;

@@ -215,7 +215,7 @@ bool machine::begin_stream(std::size_t pipe, std::span<const std::byte> start) {
     hold(pipe, start);
     return true;
   }
-  const std::size_t lane = lane_of(from->header.channel, (from->header.flags & flag::urgent) != 0);
+  const std::size_t lane = lane_of(from->header);
   partial_message& partial = rx_[lane].partial;
   const bool first = !partial.active;
   in.stream_cost = padded + (first ? message_overhead : 0);
@@ -257,8 +257,7 @@ std::size_t machine::continue_stream(rx_pipe& in, std::span<const std::byte> byt
 void machine::end_stream(std::size_t pipe) {
   rx_pipe& in = in_[pipe];
   in.streaming = false;
-  const std::size_t lane =
-      lane_of(in.stream_header.channel, (in.stream_header.flags & flag::urgent) != 0);
+  const std::size_t lane = lane_of(in.stream_header);
   std::span<const std::byte> bytes;
   if (in.stream_in_whole) {
     partial_message& partial = rx_[lane].partial;
@@ -318,7 +317,7 @@ void machine::handle_data(std::size_t pipe, std::span<const std::byte> frame,
   if (!check_data(pipe, from->header, payload.size(), length)) return;
   if (in_[pipe].held) return;
 
-  const std::size_t lane = lane_of(from->header.channel, (from->header.flags & flag::urgent) != 0);
+  const std::size_t lane = lane_of(from->header);
   const bool in_slices = rx_[lane].partial.active || (from->header.flags & flag::continued) != 0;
   const std::uint64_t cost = align8(end) + (rx_[lane].partial.active ? 0 : message_overhead);
   if (in_slices) {
@@ -361,7 +360,7 @@ bool machine::check_data(std::size_t pipe, const data_header& header, std::size_
   };
   if (!established_) return violation("data before the welcome");
   const std::size_t channel = header.channel;
-  const std::size_t lane = lane_of(channel, (header.flags & flag::urgent) != 0);
+  const std::size_t lane = lane_of(header);
   if (rx_channel_[channel].pipe != pipe) {
     if (pipe != channel) return violation("data on a pipe of another channel");
     in_[pipe].held = true;  // its MOVED is still under way on the old pipe
@@ -445,17 +444,22 @@ void machine::budget_partials() {
     if (reassembly_in_use_ != 0 && reassembly_in_use_ + partial.reserve > local_.reassembly_bytes) {
       continue;
     }
-    partial.whole = buffer(static_cast<std::size_t>(partial.total));
-    std::size_t at = 0;
-    for (buffer& slice : partial.early) {
-      std::memcpy(partial.whole.data() + at, slice.data(), slice.size());
-      at += slice.size();
-    }
-    partial.early.clear();
+    partial.make_whole();
     partial.budgeted = true;
     reassembly_in_use_ += static_cast<std::size_t>(partial.reserve);
     consider_grant(lane);
   }
+}
+
+// All of the message in one buffer, with what came before there was room for it.
+void machine::partial_message::make_whole() {
+  whole = buffer(static_cast<std::size_t>(total));
+  std::size_t at = 0;
+  for (buffer& slice : early) {
+    std::memcpy(whole.data() + at, slice.data(), slice.size());
+    at += slice.size();
+  }
+  early.clear();
 }
 
 void machine::accept_slice(std::size_t lane, const data_header& header,
@@ -485,12 +489,7 @@ void machine::finish_partial(std::size_t lane) {
     reassembly_in_use_ -= static_cast<std::size_t>(partial.reserve);
   } else {
     // It fitted into its window while the budget was used up by others.
-    partial.whole = buffer(static_cast<std::size_t>(partial.total));
-    std::size_t at = 0;
-    for (buffer& slice : partial.early) {
-      std::memcpy(partial.whole.data() + at, slice.data(), slice.size());
-      at += slice.size();
-    }
+    partial.make_whole();
   }
   reassembly_in_use_ += static_cast<std::size_t>(partial.cost);
   inbound& whole = deliver(lane, partial.header, partial.cost);
