@@ -201,7 +201,7 @@ TEST_SUITE("runtime") {
 
     REQUIRE(order.size() == 4000);
     CHECK(order.front() == priority::control);
-    using hawser::detail::run_queue;
+    const hawser::detail::dispatcher policy(runtime->core().config());
     for (const auto urgency : {priority::rpc, priority::stream, priority::bulk}) {
       unsigned since = 0, longest = 0, left = 1000;
       for (const auto each : order) {
@@ -209,9 +209,14 @@ TEST_SUITE("runtime") {
         left -= each == urgency;
         if (left > 0) longest = std::max(longest, since);
       }
-      CHECK(longest <= run_queue::longest_wait(urgency));
+      CHECK(longest <= policy.longest_wait(urgency).value());
     }
-    CHECK(std::count(order.begin(), order.begin() + 100, priority::control) >= 60);
+    const auto early = [&](priority urgency) {
+      return std::count(order.begin(), order.begin() + 200, urgency);
+    };
+    CHECK(early(priority::control) > early(priority::rpc));
+    CHECK(early(priority::rpc) > early(priority::stream));
+    CHECK(early(priority::stream) > early(priority::bulk));
   }
 
   TEST_CASE("timers fire on their worker, in order, never early; a disarmed one does not") {

@@ -65,6 +65,33 @@ class executor {
   /// Threads: any. Cost: no allocation; one wake-up per empty-to-non-empty change from elsewhere.
   virtual void post(work& item, priority urgency) noexcept = 0;
 
+  /// Queues `item` to run on this executor or on one that shares its work: what has not begun may
+  /// begin anywhere.
+  ///
+  /// Threads: any. Cost: as post().
+  virtual void spawn(work& item, priority urgency) noexcept { post(item, urgency); }
+
+  /// As spawn(), but soon and newest first: for what the caller is about to wait for. False: no
+  /// room, nothing was queued.
+  ///
+  /// Threads: only the executor's own.
+  [[nodiscard]] virtual bool fork(work& /*item*/, priority /*urgency*/) noexcept { return false; }
+  /// Takes back what the same task has forked last. False: it runs elsewhere, or will.
+  ///
+  /// Threads: only the executor's own.
+  [[nodiscard]] virtual bool take_back(work& /*item*/, priority /*urgency*/) noexcept {
+    return false;
+  }
+  /// As spawn(), for what the caller has just made runnable and what runs best next here.
+  ///
+  /// Threads: any.
+  virtual void wake(work& item, priority urgency) noexcept { post(item, urgency); }
+
+  /// Something waits that is more urgent than `urgency`, or the turn has lasted long enough.
+  ///
+  /// Threads: only the executor's own.
+  [[nodiscard]] virtual bool should_yield(priority /*urgency*/) const noexcept { return false; }
+
   /// Threads: only the executor's own.
   virtual void arm(timer& entry, clock::time_point deadline) noexcept = 0;
   virtual void disarm(timer& entry) noexcept = 0;

@@ -33,8 +33,10 @@ class [[nodiscard]] child {
 
   /// Runs until it suspends for the first time.
   void start(const task_context& context) noexcept;
-  /// Queues the start. Threads: any.
+  /// Queues the start there. Threads: any.
   void start_on(executor& where, const task_context& context) noexcept;
+  /// Queues the start there or where there is time for it first. Threads: any.
+  void spawn_on(executor& where, const task_context& context) noexcept;
 
  private:
   explicit child(handle frame) noexcept : frame_(frame) {}
@@ -84,7 +86,7 @@ class group : private work {
 
   /// Counts and starts `member` here and now.
   void start(child member) noexcept;
-  /// Counts `member` and queues its start on the current executor.
+  /// Counts `member` and queues its start, on the current executor or one that shares its work.
   void post(child member, priority urgency) noexcept;
   /// A member's last act: after it the group may be gone.
   void leave() noexcept;
@@ -105,7 +107,8 @@ class group : private work {
   /// Keeps the first failure and cuts.
   void record(std::exception_ptr error) noexcept;
 
-  /// Completes on the awaiting executor when all members have left. Once.
+  /// Completes when all members have left, on the awaiting executor or, where that shares its work,
+  /// where the last one left. Once.
   ///
   /// Cancel: not by the stop token: the members are.
   [[nodiscard]] joiner join() noexcept;

@@ -12,6 +12,7 @@
 #include "hawser/log.hpp"
 #include "hawser/message.hpp"
 #include "hawser/offload.hpp"
+#include "hawser/parallel.hpp"
 #include "hawser/result.hpp"
 #include "hawser/run.hpp"
 #include "hawser/runtime.hpp"

@@ -1,44 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <chrono>
-#include <cstddef>
-#include <cstdint>
+#include <array>
+#include <concepts>
 #include <memory>
+#include <optional>
 #include <string>
-#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "hawser/executor.hpp"
-#include "hawser/log.hpp"
+#include "hawser/executor_config.hpp"
+#include "hawser/posted.hpp"
+#include "hawser/stats.hpp"
 
 namespace hawser {
-
-/// What a worker parks in. `automatic` takes the best that the system allows.
-enum class backend : std::uint8_t { automatic, io_uring, asio };
-
-/// Where randomness comes from: link ids and secrets, so it must be fit for cryptography outside
-/// of tests.
-///
-/// Threads: called from any worker.
-class random_source {
- public:
-  virtual ~random_source() = default;
-  virtual void fill(std::byte* bytes, std::size_t count) noexcept = 0;
-};
-
-/// How a runtime is built. Zero in a number means its default, the one written here.
-///
-/// Errors: the runtime's constructor throws errc::bad_config naming field, value and range.
-struct executor_config {
-  unsigned threads = 0;  ///< 1..1024 workers; 0: as many as the process may use cores
-  hawser::backend backend = hawser::backend::automatic;
-  unsigned blocking_threads = 4;      ///< 1..1024, started on demand, for offload()
-  unsigned blocking_queue = 4096;     ///< waiting offload() calls; beyond: errc::limit_reached
-  std::chrono::milliseconds shutdown_deadline{5000};  ///< for links to close when the runtime ends
-  log_sink log{};
-  random_source* random = nullptr;  ///< null: the system's; must outlive the runtime
-};
 
 /// Which reactor runs, and why.
 struct backend_report {
@@ -49,26 +25,6 @@ struct backend_report {
 };
 
 [[nodiscard]] std::string to_string(const backend_report& report);
-
-/// Counters of one worker since its start; all monotonic.
-struct worker_stats {
-  std::uint64_t turns = 0;              ///< looks at the reactor
-  std::uint64_t executed = 0;           ///< work items run
-  std::uint64_t posts_received = 0;     ///< work items that came from other threads
-  std::uint64_t wakeups_sent = 0;       ///< by other threads to this worker
-  std::uint64_t timers_fired = 0;
-  std::uint64_t system_calls = 0;       ///< made by the reactor (io_uring: io_uring_enter)
-  std::uint64_t completions = 0;        ///< I/O completions or readiness events
-  std::uint64_t multishot = 0;          ///< completions that announced more to come (F_MORE)
-  std::uint64_t bytes_read = 0;
-  std::uint64_t bytes_written = 0;
-};
-
-struct runtime_stats {
-  std::vector<worker_stats> workers;
-  std::uint64_t failed_tasks = 0;       ///< failures of scope::serve children
-  std::uint64_t open_links = 0;
-};
 
 namespace detail {
 class runtime_core;
@@ -96,9 +52,33 @@ class runtime {
   [[nodiscard]] runtime_stats stats() const;
   [[nodiscard]] unsigned threads() const noexcept;
 
+  /// Runs `function` once, on whichever worker is free first. What it throws is logged and
+  /// counted. What waits when the runtime ends still runs.
+  ///
+  /// Errors:  throws std::bad_alloc; errc::limit_reached at queue_limit with overflow::reject.
+  /// Threads: any; at queue_limit a thread that is no worker may sleep, see executor_config.
+  /// Cost:    one recycled block of memory; a wake-up only if nobody is awake to take it.
+  template <std::invocable F>
+  void post(F&& function, priority urgency = priority::rpc) {
+    post(detail::make_posted(std::forward<F>(function)), urgency);
+  }
+
+  /// What can change while it runs; what is not set stays.
+  struct adjustment {
+    std::optional<spin_policy> spin;
+    std::optional<std::array<unsigned, priority_count>> weights;
+    std::optional<std::array<unsigned, priority_count>> max_workers;
+  };
+  /// Takes effect within a turn of each worker.
+  ///
+  /// Errors: throws errc::bad_config as the constructor does; nothing has changed then.
+  void adjust(const adjustment& change);
+
   [[nodiscard]] detail::runtime_core& core() const noexcept { return *core_; }
 
  private:
+  void post(detail::posted_work& item, priority urgency);
+
   std::unique_ptr<detail::runtime_core> core_;
 };
 

@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "exec/run_queue.hpp"
+#include "exec/work_list.hpp"
 #include "hawser/executor.hpp"
 
 namespace hawser::detail {

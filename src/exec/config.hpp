@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "hawser/runtime.hpp"
+#include "hawser/executor_config.hpp"
 
 namespace hawser::detail {
 

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstdint>
 
-#include "exec/run_queue.hpp"
 #include "hawser/executor.hpp"
 
 namespace hawser::detail {
@@ -36,8 +35,9 @@ class inbox {
   /// seq_cst: the other half of what push() says.
   [[nodiscard]] bool empty() const noexcept { return top_.load(std::memory_order_seq_cst) == 0; }
 
-  /// Moves all to `into`, oldest first, and says how many there were.
-  unsigned drain(run_queue& into) noexcept {
+  /// Takes everything: `each(item, urgency)`, oldest first. Yields how many there were.
+  template <class F>
+  unsigned drain(F&& each) noexcept {
     if (top_.load(std::memory_order_relaxed) == 0) return 0;
     // acquire pairs with the release in push(); the chain of exchanges continues its sequence.
     auto tagged = top_.exchange(0, std::memory_order_acq_rel);
@@ -54,7 +54,7 @@ class inbox {
       work& item = node(reversed);
       const auto urgency = static_cast<priority>(reversed & tag_bits);
       reversed = reinterpret_cast<std::uintptr_t>(item.next);
-      into.push(item, urgency);
+      each(item, urgency);
       ++count;
     }
     return count;

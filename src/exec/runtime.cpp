@@ -22,6 +22,19 @@ runtime_stats runtime::stats() const {
   return core_->stats();
 }
 
+void runtime::post(detail::posted_work& item, priority urgency) {
+  try {
+    core_->post(item, urgency);
+  } catch (...) {
+    item.drop(item);
+    throw;
+  }
+}
+
+void runtime::adjust(const adjustment& change) {
+  core_->adjust(change);
+}
+
 unsigned runtime::threads() const noexcept {
   return core_->size();
 }
@@ -35,6 +48,10 @@ std::string to_string(const backend_report& report) {
 }
 
 namespace detail {
+
+void report_posted_failure() noexcept {
+  executor::current()->report_failure(std::current_exception());
+}
 
 executor& entry_executor(runtime& where) noexcept {
   return where.core().next_entry();

@@ -31,7 +31,13 @@ std::string describe(const std::exception_ptr& failure) {
 
 runtime_core::runtime_core(executor_config config)
     : config_(checked(std::move(config))),
-      blocking_(config_.blocking_threads, config_.blocking_queue) {
+      blocking_(config_.blocking_threads, config_.blocking_queue),
+      shares_work_(config_.steal && config_.threads > 1),
+      sleepers_(config_.threads),
+      adjusted_{config_.spin, config_.weights} {
+  for (std::size_t at = 0; at < priority_count; ++at) {
+    caps_[at].most.store(config_.max_workers[at], std::memory_order_relaxed);
+  }
   const auto start = std::make_shared<startup>(config_.backend, config_.threads);
   start_threads(start);
   try {
@@ -145,6 +151,128 @@ detail::worker& runtime_core::next_entry() noexcept {
   return worker(next_entry_.fetch_add(1, std::memory_order_relaxed) % size());
 }
 
+// ---- work that any worker may run --------------------------------------------------------------
+
+// One push in a row tells the workers: a sleeping one is woken, a busy one looks before its next
+// item. Whoever takes something takes all.
+void runtime_core::inject(work& item, priority urgency) noexcept {
+  if (!injected_.push(item, urgency)) return;
+  call_somebody();
+  for (const auto& each : workers_) each->attract();
+}
+
+bool runtime_core::call(detail::worker& target) noexcept {
+  if (!sleepers_.call(target.index())) return false;
+  target.wakeups_sent_.fetch_add(1, std::memory_order_relaxed);
+  target.reactor().wake();
+  return true;
+}
+
+void runtime_core::call_somebody() noexcept {
+  const auto sleeper = sleepers_.notify();
+  if (!sleeper.has_value()) return;
+  detail::worker& target = worker(*sleeper);
+  target.wakeups_sent_.fetch_add(1, std::memory_order_relaxed);
+  target.reactor().wake();
+}
+
+bool runtime_core::has_injected() const noexcept {
+  for (std::size_t at = 0; at < priority_count; ++at) {
+    if (!injected_.empty(static_cast<priority>(at))) return true;
+  }
+  return false;
+}
+
+void runtime_core::post(work& item, priority urgency) {
+  const detail::worker* const here = worker::current();
+  if (here != nullptr && &here->runtime() == this) {
+    worker(here->index()).spawn(item, urgency);
+    return;
+  }
+  const auto at = static_cast<std::size_t>(urgency);
+  if (!has_room(at)) {
+    if (config_.on_full == overflow::reject) {
+      rejected_count_.fetch_add(1, std::memory_order_relaxed);
+      failure(errc::limit_reached, "post: " + std::to_string(config_.queue_limit[at]) +
+                                       " of that priority wait already")
+          .raise();
+    }
+    std::unique_lock guard(mutex_);
+    // seq_cst: either a worker that takes some sees us wait, or we see what it took.
+    waiting_producers_.fetch_add(1, std::memory_order_seq_cst);
+    changed_.wait(guard, [&] { return has_room(at); });
+    waiting_producers_.fetch_sub(1, std::memory_order_relaxed);
+  }
+  inject(item, urgency);
+}
+
+bool runtime_core::has_room(std::size_t at) noexcept {
+  std::uint64_t taken = 0;
+  for (const auto& each : workers_) taken += each->injected_taken(at);
+  return injected_.pushed(static_cast<priority>(at)) - taken < config_.queue_limit[at];
+}
+
+void runtime_core::tell_producers() noexcept {
+  if (waiting_producers_.load(std::memory_order_seq_cst) == 0) return;
+  const std::lock_guard guard(mutex_);
+  changed_.notify_all();
+}
+
+bool runtime_core::permit_free(std::size_t at) const noexcept {
+  const unsigned most = caps_[at].most.load(std::memory_order_relaxed);
+  return most == 0 || caps_[at].held.load(std::memory_order_seq_cst) < most;
+}
+
+bool runtime_core::take_permit(std::size_t at) noexcept {
+  const unsigned most = caps_[at].most.load(std::memory_order_relaxed);
+  unsigned held = caps_[at].held.load(std::memory_order_relaxed);
+  while (held < most || most == 0) {
+    if (caps_[at].held.compare_exchange_weak(held, held + 1, std::memory_order_relaxed,
+                                             std::memory_order_relaxed)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// seq_cst: whoever finds no permit free has pushed before, and we look for that afterwards.
+void runtime_core::return_permit(std::size_t at) noexcept {
+  caps_[at].held.fetch_sub(1, std::memory_order_seq_cst);
+}
+
+void runtime_core::adjust(const runtime::adjustment& change) {
+  const std::lock_guard guard(mutex_);
+  executor_config wanted = config_;
+  wanted.spin = change.spin.value_or(adjusted_.spin);
+  wanted.weights = change.weights.value_or(adjusted_.weights);
+  if (change.max_workers) wanted.max_workers = *change.max_workers;
+  wanted = checked(std::move(wanted));
+  adjusted_ = {wanted.spin, wanted.weights};
+  if (change.max_workers) {
+    for (std::size_t at = 0; at < priority_count; ++at) {
+      caps_[at].most.store(wanted.max_workers[at], std::memory_order_relaxed);
+    }
+  }
+  adjustments_.fetch_add(1, std::memory_order_release);  // pairs with adjustments()
+  for (const auto& each : workers_) {
+    each->attract();
+    each->reactor().wake();
+  }
+}
+
+runtime_core::adjustable runtime_core::adjusted() noexcept {
+  const std::lock_guard guard(mutex_);
+  return adjusted_;
+}
+
+void runtime_core::stall_ended(const detail::worker& where, clock::duration held) noexcept {
+  if (!has_log()) return;
+  const auto whole = std::chrono::duration_cast<std::chrono::milliseconds>(held).count();
+  log(log_level::warning, "stall",
+      "worker " + std::to_string(where.index()) + " was held for " + std::to_string(whole) +
+          " ms");
+}
+
 void runtime_core::log(log_level level, std::string_view area, std::string_view text) noexcept {
   if (!config_.log) return;
   try {
@@ -193,6 +321,10 @@ runtime_stats runtime_core::stats() const {
     all.workers.push_back(each->stats());
     all.open_links += each->open_links();
   }
+  for (std::size_t at = 0; at < priority_count; ++at) {
+    all.injected += injected_.pushed(static_cast<priority>(at));
+  }
+  all.rejected = rejected_count_.load(std::memory_order_relaxed);
   all.failed_tasks = failed_tasks_.load(std::memory_order_relaxed);
   return all;
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
@@ -15,6 +17,8 @@
 #include <vector>
 
 #include "exec/blocking_pool.hpp"
+#include "exec/idle_workers.hpp"
+#include "exec/injector.hpp"
 #include "exec/worker.hpp"
 #include "hawser/log.hpp"
 #include "hawser/runtime.hpp"
@@ -43,6 +47,14 @@ class runtime_core {
   /// Where a task starts that came from outside: the workers in turn.
   [[nodiscard]] detail::worker& next_entry() noexcept;
 
+  /// Queues work that any worker may run.
+  void inject(work& item, priority urgency) noexcept;
+  /// runtime::post(): on a worker as spawn(), elsewhere within queue_limit.
+  ///
+  /// Errors: throws errc::limit_reached, see executor_config::on_full; `item` was not queued.
+  void post(work& item, priority urgency);
+  void adjust(const runtime::adjustment& change);
+
   void request_stop() noexcept { stop_.request_stop(); }
   [[nodiscard]] stop_token stop() noexcept { return stop_.token(); }
 
@@ -64,8 +76,45 @@ class runtime_core {
   [[nodiscard]] const backend_report& report() const noexcept { return report_; }
   [[nodiscard]] runtime_stats stats() const;
 
+  // For the workers.
+  struct adjustable {
+    spin_policy spin;
+    std::array<unsigned, priority_count> weights{};
+  };
+  [[nodiscard]] injector& injected() noexcept { return injected_; }
+  [[nodiscard]] bool has_injected() const noexcept;
+  [[nodiscard]] idle_workers<>& sleepers() noexcept { return sleepers_; }
+  /// How many may search at a time.
+  [[nodiscard]] unsigned search_limit() const noexcept { return std::max(size() / 2, 1U); }
+  [[nodiscard]] bool shares_work() const noexcept { return shares_work_; }
+  /// Wakes `target` if it sleeps; call after a push to its inbox. False: it was awake.
+  bool call(detail::worker& target) noexcept;
+  /// Wakes a worker if some sleep and none searches; call after a push that any may take.
+  void call_somebody() noexcept;
+  /// Counts up with each adjust().
+  [[nodiscard]] std::uint64_t adjustments() const noexcept {
+    return adjustments_.load(std::memory_order_acquire);  // pairs with the release in adjust()
+  }
+  [[nodiscard]] adjustable adjusted() noexcept;
+  // Caps, see executor_config::max_workers.
+  [[nodiscard]] bool is_capped(std::size_t at) const noexcept {
+    const unsigned most = caps_[at].most.load(std::memory_order_relaxed);
+    return most != 0 && most < size();
+  }
+  [[nodiscard]] bool permit_free(std::size_t at) const noexcept;
+  [[nodiscard]] bool take_permit(std::size_t at) noexcept;
+  void return_permit(std::size_t at) noexcept;
+  /// Some that were injected have left their list.
+  void tell_producers() noexcept;
+  void stall_ended(const detail::worker& where, clock::duration held) noexcept;
+
  private:
   friend class detail::worker;
+
+  struct alignas(64) cap {
+    std::atomic<unsigned> most{0};
+    std::atomic<unsigned> held{0};
+  };
 
   void start_threads(const std::shared_ptr<startup>& start);
   void thread_main(detail::worker& self, startup& start) noexcept;
@@ -73,6 +122,7 @@ class runtime_core {
   void tell_workers(detail::worker::phase next) noexcept;
   /// True: none is left.
   bool wait_for_components(std::chrono::milliseconds limit) noexcept;
+  [[nodiscard]] bool has_room(std::size_t at) noexcept;
   // What workers say.
   void component_added() noexcept;
   void component_removed() noexcept;
@@ -85,12 +135,20 @@ class runtime_core {
   blocking_pool blocking_;
   std::vector<std::unique_ptr<detail::worker>> workers_;
   std::vector<std::thread> threads_;
+  const bool shares_work_;
+  injector injected_;
+  idle_workers<> sleepers_;
+  std::array<cap, priority_count> caps_;
+  std::atomic<std::uint64_t> adjustments_{0};
+  std::atomic<std::uint64_t> rejected_count_{0};
+  std::atomic<unsigned> waiting_producers_{0};
   std::atomic<unsigned> next_home_{0};
   std::atomic<unsigned> next_entry_{0};
   std::atomic<std::uint64_t> failed_tasks_{0};
   std::atomic<unsigned> quiet_workers_{0};
   std::mutex mutex_;  // what follows
   std::condition_variable changed_;
+  adjustable adjusted_;
   std::size_t components_ = 0;
   std::size_t ended_workers_ = 0;
   bool reactors_may_go_ = false;

@@ -2,6 +2,7 @@
 #include "exec/worker.hpp"
 
 #include <algorithm>
+#include <bit>
 
 #include "exec/runtime_core.hpp"
 
@@ -10,15 +11,19 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// A turn ends after so many items or so long, so that sockets and timers are looked at in time.
+// A turn ends after so many items or poll_interval, so that sockets and timers are looked at in
+// time.
 constexpr unsigned items_a_turn = 256;
-constexpr unsigned items_between_looks = 16;
-constexpr clock::duration time_a_turn = 200us;
+constexpr unsigned longest_stride = 16;
 // Nothing is armed: any long time does, wake() ends it.
 constexpr clock::duration longest_sleep = 1h;
 // How long work that never ends may hold up the end of its worker.
 constexpr clock::duration stopping_limit = 1s;
 constexpr clock::duration stopping_sleep = 10ms;
+// A worker that has not ended its turn for so long does not come to what it meant to run next.
+constexpr std::int64_t stuck_ns = 100'000;
+// In alive_: the worker sleeps, or nobody knows.
+constexpr std::int64_t asleep = 0;
 
 thread_local worker* current_worker = nullptr;
 
@@ -34,7 +39,13 @@ std::uint64_t get(const std::atomic<std::uint64_t>& from) noexcept {
 }  // namespace
 
 worker::worker(runtime_core& owner, unsigned index)
-    : owner_(owner), index_(index), timers_(clock::now()) {}
+    : owner_(owner),
+      index_(index),
+      alone_(owner.config().threads == 1),
+      ready_(owner.config().policy, owner.config().weights, owner.config().poll_interval),
+      timers_(clock::now()),
+      next_victim_(index),
+      spin_(owner.config().spin) {}
 
 worker::~worker() = default;
 
@@ -42,19 +53,85 @@ worker::~worker() = default;
   return current_worker;
 }
 
+// ---- queues -----------------------------------------------------------------------------------
+
 void worker::post(work& item, priority urgency) noexcept {
-  if (current_worker == this) {
-    queue_.push(item, urgency);
+  if (current_worker == this) return push_bound(item, urgency);
+  if (!inbox_.push(item, urgency)) {
+    wakeups_spared_.fetch_add(1, std::memory_order_relaxed);
     return;
   }
-  if (!inbox_.push(item, urgency)) return;
-  // Sequentially consistent with turn_reactor(): either we see the worker parked, or it sees the
-  // item. The exchange lets one of several wakers through.
-  if (parked_.load(std::memory_order_seq_cst) &&
-      parked_.exchange(false, std::memory_order_relaxed)) {
-    wakeups_sent_.fetch_add(1, std::memory_order_relaxed);
-    reactor_->wake();
+  attract();
+  if (!owner_.call(*this)) wakeups_spared_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void worker::push_bound(work& item, priority urgency) noexcept {
+  begin_sample(item);
+  ready_.push_bound(item, static_cast<std::size_t>(urgency));
+}
+
+void worker::spawn(work& item, priority urgency) noexcept {
+  worker* const here = current_worker;
+  if (here != nullptr && &here->owner_ == &owner_) {
+    here->spawn_here(item, urgency);
+  } else {
+    owner_.inject(item, urgency);
   }
+}
+
+void worker::spawn_here(work& item, priority urgency) noexcept {
+  const auto at = static_cast<std::size_t>(urgency);
+  if (owner_.is_capped(at)) {
+    owner_.inject(item, urgency);
+    attract();
+    return;
+  }
+  if (!owner_.shares_work()) return push_bound(item, urgency);
+  begin_sample(item);
+  if (ready_.push_roaming(item, at)) owner_.call_somebody();
+}
+
+bool worker::fork(work& item, priority urgency) noexcept {
+  if (!owner_.shares_work() || !ready_.fork(item, static_cast<std::size_t>(urgency))) return false;
+  owner_.call_somebody();
+  return true;
+}
+
+bool worker::take_back(work& item, priority urgency) noexcept {
+  return ready_.take_back(item, static_cast<std::size_t>(urgency));
+}
+
+// Nobody is called for it: this worker comes to it at once, or else a thief that searches anyway.
+void worker::wake(work& item, priority urgency) noexcept {
+  worker* const here = current_worker;
+  if (here == nullptr || &here->owner_ != &owner_) return post(item, urgency);
+  if (!owner_.shares_work()) return here->push_bound(item, urgency);
+  here->begin_sample(item);
+  here->ready_.push_next(item, static_cast<std::size_t>(urgency));
+}
+
+bool worker::should_yield(priority urgency) const noexcept {
+  if (attention_.load(std::memory_order_relaxed)) return true;
+  const unsigned more_urgent = (1U << static_cast<unsigned>(urgency)) - 1;
+  if ((ready_.waiting() & more_urgent) != 0) return true;
+  return now() - turn_start_ >= owner_.config().poll_interval;
+}
+
+// ---- how long items wait ----------------------------------------------------------------------
+
+void worker::begin_sample(const work& item) noexcept {
+  if (&item == sample_.item) sample_.item = nullptr;  // the sampled one went elsewhere, and is back
+  if (--sample_.left != 0) return;
+  sample_.left = owner_.config().stats_sample;
+  sample_.item = &item;
+  sample_.queued = now();
+}
+
+void worker::end_sample(std::size_t at) noexcept {
+  sample_.item = nullptr;
+  const auto waited = static_cast<std::uint64_t>((now() - sample_.queued).count());
+  auto& count = published_.waits[at][wait_histogram::bucket_of(waited)];
+  put(count, get(count) + 1);
 }
 
 void worker::arm(timer& entry, clock::time_point deadline) noexcept {
@@ -113,7 +190,8 @@ void worker::tell_components() noexcept {
 }
 
 void worker::enter_phase(phase next) noexcept {
-  phase_.store(next, std::memory_order_release);  // pairs with the acquire in see_phase()
+  // release pairs with the acquire in see_phase(); seq_cst: before the look at who sleeps
+  phase_.store(next, std::memory_order_seq_cst);
   reactor_->wake();
 }
 
@@ -124,42 +202,94 @@ void worker::see_phase() noexcept {
   tell_components();
 }
 
+// ---- a turn -----------------------------------------------------------------------------------
+
 void worker::loop() noexcept {
   current_worker = this;
   bind(this);
+  turn_start_ = now();
   std::optional<clock::time_point> stop_before;
   for (;;) {
     see_phase();
-    drain_inbox();
+    look();
     run_items();
     if (!timers_.empty()) counts_.timers_fired += timers_.advance(now());
     run_hooks();
     if (told_phase_ == phase::stopping) {
       if (!stop_before) stop_before = now() + stopping_limit;
       // A component may have come after the others had gone: a handshake that was under way.
-      const bool idle = queue_.empty() && inbox_.empty() && components_.first == nullptr;
+      const bool idle = ready_.empty() && inbox_.empty() && components_.first == nullptr &&
+                        !owner_.has_injected();
       if (owner_.may_end(*this, idle, now() >= *stop_before)) break;
     }
-    turn_reactor();
-    publish();
+    end_turn();
   }
+  give_up_permits();
   bind(nullptr);
   current_worker = nullptr;
 }
 
-void worker::drain_inbox() noexcept {
-  counts_.posts_received += inbox_.drain(queue_);
+// The exchange comes before the looks: whoever pushes afterwards sets it again.
+void worker::look() noexcept {
+  if (attention_.load(std::memory_order_relaxed)) {
+    attention_.exchange(false, std::memory_order_seq_cst);
+  }
+  counts_.posts_received += inbox_.drain([this](work& item, priority urgency) noexcept {
+    begin_sample(item);
+    ready_.push_bound(item, static_cast<std::size_t>(urgency));
+  });
+  take_injected();
+  see_adjustment();
 }
 
+void worker::take_injected() noexcept {
+  for (std::size_t at = 0; at < priority_count; ++at) {
+    const auto urgency = static_cast<priority>(at);
+    if (owner_.injected().seems_empty(urgency) || !hold_permit(at)) continue;
+    ready_.push_injected(owner_.injected().take(urgency), at);
+    ++counts_.posts_received;
+  }
+}
+
+void worker::see_adjustment() noexcept {
+  const auto latest = owner_.adjustments();
+  if (latest == adjustment_) return;
+  adjustment_ = latest;
+  const auto config = owner_.adjusted();
+  ready_.dispatcher().adjust(config.weights);
+  spin_.adjust(config.spin);
+}
+
+// The clock is read every few items, at each one where they are long or several priorities
+// compete by run time.
 void worker::run_items() noexcept {
-  if (queue_.empty()) return;
-  const auto until = now() + time_a_turn;
+  if (ready_.empty()) return;
+  const auto limit = owner_.config().poll_interval;
+  auto before = now();
+  const auto until = before + limit;
+  unsigned unseen = 0;
   for (unsigned count = 1; count <= items_a_turn; ++count) {
-    work& item = queue_.pop();
-    item.run(item);
-    ++counts_.executed;
-    if (queue_.empty()) return;
-    if (count % items_between_looks == 0 && now() >= until) return;
+    const bool contended = (ready_.waiting() & (ready_.waiting() - 1)) != 0;
+    std::size_t at = 0;
+    work* const item = ready_.pop(at);
+    if (item == nullptr) return;
+    if (item == sample_.item) end_sample(at);
+    item->run(*item);
+    ++counts_.priorities[at].executed;
+    ++unseen;
+    if (attention_.load(std::memory_order_relaxed)) look();
+    if (ready_.empty()) return;
+    const bool charged = contended && ready_.dispatcher().measures();
+    if (!charged && unseen < stride_) continue;
+    const auto after = now();
+    if (charged) {
+      ready_.dispatcher().charge(static_cast<unsigned>(at),
+                                 static_cast<std::uint64_t>((after - before).count()) / unseen);
+    }
+    stride_ = (after - before) / unseen > limit / longest_stride ? 1 : longest_stride;
+    before = after;
+    unseen = 0;
+    if (after >= until) return;
   }
 }
 
@@ -171,49 +301,235 @@ void worker::run_hooks() noexcept {
   }
 }
 
-clock::duration worker::time_to_sleep() noexcept {
-  if (!queue_.empty() || !hooks_.empty() || components_.untold) return clock::duration::zero();
+clock::duration worker::time_to_sleep(clock::time_point now) noexcept {
+  if (has_work() || components_.untold) return clock::duration::zero();
   const auto longest = told_phase_ == phase::stopping ? stopping_sleep : longest_sleep;
   const auto deadline = timers_.next();
   if (!deadline) return longest;
-  return std::clamp<clock::duration>(*deadline - now(), clock::duration::zero(), longest);
+  return std::clamp<clock::duration>(*deadline - now, clock::duration::zero(), longest);
 }
 
-void worker::turn_reactor() noexcept {
-  auto limit = time_to_sleep();
-  if (limit > clock::duration::zero()) {
-    // Sequentially consistent with post(): announce, then look again.
-    parked_.store(true, std::memory_order_seq_cst);
-    if (!inbox_.empty()) limit = clock::duration::zero();
-  }
-  reactor_->turn(limit);
-  parked_.store(false, std::memory_order_relaxed);  // a wake that is on its way costs one turn
+void worker::end_turn() noexcept {
   ++counts_.turns;
+  publish();
+  if (!has_work()) return idle();
+  note_gap(now());
+  reactor_->turn(clock::duration::zero());
+  note_awake();
+}
+
+// ---- nothing to run ---------------------------------------------------------------------------
+
+// Ends when there may be something: after a search, a look at the reactor, or a sleep.
+void worker::idle() noexcept {
+  const auto start = now();
+  note_gap(start);
+  const auto limit = time_to_sleep(start);
+  if (limit == clock::duration::zero() || told_phase_ == phase::stopping) {
+    reactor_->turn(limit);
+  } else {
+    const bool searching =
+        owner_.shares_work() && owner_.sleepers().begin_search(owner_.search_limit());
+    if ((searching && search()) || spin(start, limit, searching)) {
+      if (searching) stop_searching();
+    } else {
+      park(limit, searching);
+    }
+  }
+  note_awake();
+}
+
+bool worker::spin(clock::time_point start, clock::duration limit, bool searching) noexcept {
+  constexpr unsigned rounds_a_search = 4;
+  const auto budget = std::min<clock::duration>(spin_.next(start), limit);
+  if (budget <= clock::duration::zero()) return false;
+  ++counts_.spins;
+  for (unsigned round = 1;; ++round) {
+    reactor_->poll();
+    run_hooks();
+    const bool found = !ready_.empty() || is_wanted() ||
+                       (searching && round % rounds_a_search == 0 && search());
+    const auto spent = now() - start;
+    if (!found && spent < budget) continue;
+    counts_.spin_ns += static_cast<std::uint64_t>(spent.count());
+    if (!found) {
+      spin_.missed(spent);
+      return false;
+    }
+    ++counts_.spins_paid;
+    spin_.found(spent);
+    return true;
+  }
+}
+
+// Announces first and looks at everything once more then: whoever queues something afterwards sees
+// the announcement, and what was queued before is seen here.
+void worker::park(clock::duration limit, bool searching) noexcept {
+  give_up_permits();
+  idle_workers<>& all = owner_.sleepers();
+  all.announce(index_, searching);
+  if (!anything_elsewhere()) {
+    ++counts_.parks;
+    publish();
+    alive_.store(asleep, std::memory_order_relaxed);
+    reactor_->turn(limit);
+  }
+  if (all.awake(index_) != idle_workers<>::reason::called_to_search) return;
+  static_cast<void>(search());
+  stop_searching();
+}
+
+// Who queued something while we searched has called nobody.
+void worker::stop_searching() noexcept {
+  if (owner_.sleepers().end_search() && anything_for_thieves()) owner_.call_somebody();
+}
+
+bool worker::anything_for_thieves() noexcept {
+  for (std::size_t at = 0; at < priority_count; ++at) {
+    if (!may_take(at)) continue;
+    if (!owner_.injected().empty(static_cast<priority>(at))) return true;
+    if (!owner_.shares_work()) continue;
+    for (unsigned i = 0; i < owner_.size(); ++i) {
+      if (i != index_ && owner_.worker(i).ready_.has_for_thieves(at)) return true;
+    }
+  }
+  return false;
+}
+
+bool worker::anything_elsewhere() noexcept {
+  return !inbox_.empty() || is_wanted() || anything_for_thieves();
+}
+
+// The most urgent first, from whoever has it; then what a worker meant to run next and does not
+// come to.
+bool worker::search() noexcept {
+  take_injected();
+  if (!ready_.empty()) return true;
+  if (!owner_.shares_work()) return false;
+  for (std::size_t at = 0; at < priority_count; ++at) {
+    for (unsigned i = 0; i < owner_.size(); ++i) {
+      next_victim_ = next_victim_ + 1 == owner_.size() ? 0 : next_victim_ + 1;
+      if (next_victim_ == index_) continue;
+      worker& victim = owner_.worker(next_victim_);
+      if (!victim.ready_.has_for_thieves(at) || !hold_permit(at)) continue;
+      unsigned count = 0;
+      if (!ready_.steal_from(victim.ready_, at, count)) continue;
+      counts_.priorities[at].stolen += count;
+      return true;
+    }
+  }
+  return search_stuck();
+}
+
+bool worker::search_stuck() noexcept {
+  const auto now_ns = now().time_since_epoch().count();
+  for (unsigned i = 0; i < owner_.size(); ++i) {
+    if (i == index_) continue;
+    worker& victim = owner_.worker(i);
+    const auto alive = victim.alive_.load(std::memory_order_relaxed);
+    if (alive == asleep || now_ns - alive < stuck_ns) continue;
+    for (std::size_t at = 0; at < priority_count; ++at) {
+      if (!may_take(at) || !ready_.steal_next(victim.ready_, at)) continue;
+      ++counts_.priorities[at].stolen;
+      return true;
+    }
+  }
+  return false;
+}
+
+// ---- caps -------------------------------------------------------------------------------------
+
+bool worker::may_take(std::size_t at) const noexcept {
+  return (permits_ & (1U << at)) != 0 || owner_.permit_free(at);
+}
+
+bool worker::hold_permit(std::size_t at) noexcept {
+  const unsigned bit = 1U << at;
+  if ((permits_ & bit) != 0) return true;
+  if (!owner_.is_capped(at)) return true;
+  if (!owner_.take_permit(at)) return false;
+  permits_ |= bit;
+  return true;
+}
+
+// What was injected meanwhile found no permit free: we look again.
+void worker::give_up_permits() noexcept {
+  while (permits_ != 0) {
+    const auto at = static_cast<std::size_t>(std::countr_zero(permits_));
+    permits_ &= permits_ - 1;
+    owner_.return_permit(at);
+    if (!owner_.injected().empty(static_cast<priority>(at))) attract();
+  }
+}
+
+// ---- figures ----------------------------------------------------------------------------------
+
+void worker::note_gap(clock::time_point now) noexcept {
+  const auto gap = now - turn_start_;
+  counts_.longest_gap_ns =
+      std::max(counts_.longest_gap_ns, static_cast<std::uint64_t>(gap.count()));
+  if (gap >= owner_.config().stall_threshold) {
+    ++counts_.stalls;
+    owner_.stall_ended(*this, gap);
+  }
+}
+
+void worker::note_awake() noexcept {
+  turn_start_ = now();
+  alive_.store(turn_start_.time_since_epoch().count(), std::memory_order_relaxed);
 }
 
 void worker::publish() noexcept {
+  owner_.tell_producers();
   const auto& seen = reactor_->counters();
+  for (std::size_t at = 0; at < priority_count; ++at) {
+    put(published_.executed[at], counts_.priorities[at].executed);
+    put(published_.stolen[at], counts_.priorities[at].stolen);
+  }
   put(published_.turns, counts_.turns);
-  put(published_.executed, counts_.executed);
   put(published_.posts_received, counts_.posts_received);
+  put(published_.parks, counts_.parks);
+  put(published_.spins, counts_.spins);
+  put(published_.spins_paid, counts_.spins_paid);
+  put(published_.spin_ns, counts_.spin_ns);
   put(published_.timers_fired, counts_.timers_fired);
+  put(published_.longest_gap_ns, counts_.longest_gap_ns);
+  put(published_.stalls, counts_.stalls);
   put(published_.system_calls, seen.system_calls);
   put(published_.completions, seen.completions);
   put(published_.multishot, seen.multishot);
+  put(published_.inline_reads, seen.inline_reads);
   put(published_.bytes_read, seen.bytes_read);
   put(published_.bytes_written, seen.bytes_written);
 }
 
 worker_stats worker::stats() const noexcept {
   worker_stats all;
+  for (std::size_t at = 0; at < priority_count; ++at) {
+    priority_stats& one = all.priorities[at];
+    one.executed = get(published_.executed[at]);
+    one.stolen = get(published_.stolen[at]);
+    one.queued = ready_.depth(at);
+    for (std::size_t i = 0; i < wait_histogram::buckets; ++i) {
+      one.queue_wait.counts[i] = get(published_.waits[at][i]);
+    }
+    all.executed += one.executed;
+  }
   all.turns = get(published_.turns);
-  all.executed = get(published_.executed);
   all.posts_received = get(published_.posts_received);
+  all.parks = get(published_.parks);
+  all.spins = get(published_.spins);
+  all.spins_paid = get(published_.spins_paid);
+  all.spin_ns = get(published_.spin_ns);
   all.wakeups_sent = get(wakeups_sent_);
+  all.wakeups_spared = get(wakeups_spared_);
   all.timers_fired = get(published_.timers_fired);
+  all.longest_gap_ns = get(published_.longest_gap_ns);
+  all.stalls = get(published_.stalls);
   all.system_calls = get(published_.system_calls);
   all.completions = get(published_.completions);
   all.multishot = get(published_.multishot);
+  all.inline_reads = get(published_.inline_reads);
   all.bytes_read = get(published_.bytes_read);
   all.bytes_written = get(published_.bytes_written);
   return all;

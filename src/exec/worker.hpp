@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <utility>
 
+#include "exec/component.hpp"
 #include "exec/inbox.hpp"
-#include "exec/run_queue.hpp"
+#include "exec/ready_queues.hpp"
+#include "exec/spin_budget.hpp"
 #include "exec/timer_wheel.hpp"
 #include "hawser/executor.hpp"
 #include "hawser/runtime.hpp"
@@ -19,38 +22,13 @@ namespace hawser::detail {
 class runtime_core;
 class worker;
 
-/// Something of the runtime that has to end in order before its worker may: a link, a listener.
-///
-/// Threads: registered, removed and called on its home worker only.
-class component {
- public:
-  component(const component&) = delete;
-  component& operator=(const component&) = delete;
-
-  /// The runtime ends: close in order, then remove_component(). Called once, from the worker's
-  /// loop, also for a component that is added later.
-  virtual void on_shutdown() noexcept = 0;
-  /// `shutdown_deadline` has passed: close hard. The worker turns a little longer, so that
-  /// on_closed of sockets still arrives; what is not removed then is left behind.
-  virtual void on_abandon() noexcept = 0;
-
- protected:
-  component() = default;
-  ~component() = default;
-
- private:
-  friend class worker;
-
-  component* previous_ = nullptr;
-  component* next_ = nullptr;
-  unsigned told_ = 0;  // 1: on_shutdown, 2: on_abandon
-};
-
 /// One thread of the runtime: run queues by priority, a timer wheel and a reactor.
 ///
-///   loop: inbox -> run queues (a budget) -> timers -> at_turn_end -> reactor.turn()
+///   loop: look for posts -> run queues (a budget) -> timers -> at_turn_end -> reactor
 ///
-/// Timers come before the hooks, so that what they send leaves in the same turn.
+/// Timers come before the hooks, so that what they send leaves in the same turn. With nothing to
+/// run a worker searches the others, looks at its reactor for as long as that pays, and then
+/// sleeps in it.
 ///
 /// Threads: its own, except where a member says otherwise.
 class alignas(64) worker final : public executor {
@@ -62,8 +40,13 @@ class alignas(64) worker final : public executor {
   /// the same reason as executor::current().
   [[nodiscard]] static worker* current() noexcept;
 
-  // executor; post() and now() from any thread.
+  // executor; post(), spawn(), wake() and now() from any thread.
   void post(work& item, priority urgency) noexcept override;
+  void spawn(work& item, priority urgency) noexcept override;
+  [[nodiscard]] bool fork(work& item, priority urgency) noexcept override;
+  [[nodiscard]] bool take_back(work& item, priority urgency) noexcept override;
+  void wake(work& item, priority urgency) noexcept override;
+  [[nodiscard]] bool should_yield(priority urgency) const noexcept override;
   void arm(timer& entry, clock::time_point deadline) noexcept override;
   void disarm(timer& entry) noexcept override;
   [[nodiscard]] clock::time_point now() const noexcept override;
@@ -80,7 +63,7 @@ class alignas(64) worker final : public executor {
   void add_component(component& added) noexcept;
   void remove_component(component& gone) noexcept;
 
-  /// Threads: any, for all four.
+  /// Threads: any, for all that follow.
   [[nodiscard]] runtime_core& runtime() const noexcept { return owner_; }
   [[nodiscard]] unsigned index() const noexcept { return index_; }
   /// Links that live here; what pick_home() compares.
@@ -89,11 +72,17 @@ class alignas(64) worker final : public executor {
   [[nodiscard]] std::uint64_t open_links() const noexcept {
     return open_links_.load(std::memory_order_relaxed);
   }
+  [[nodiscard]] std::uint64_t injected_taken(std::size_t at) const noexcept {
+    return ready_.injected_taken(at).load(std::memory_order_seq_cst);
+  }
+  /// Something was queued elsewhere that this worker should look at before its next item.
+  void attract() noexcept { attention_.store(true, std::memory_order_release); }
 
   [[nodiscard]] hawser::reactor& reactor() noexcept { return *reactor_; }
 
  private:
   friend class runtime_core;
+  friend class stall_watch;
 
   enum class phase : std::uint8_t { running, closing, abandoning, stopping };
   struct component_list {
@@ -103,15 +92,31 @@ class alignas(64) worker final : public executor {
   };
   // Written by the worker's thread only, read by anybody.
   struct published_counters {
+    std::array<std::atomic<std::uint64_t>, priority_count> executed{};
+    std::array<std::atomic<std::uint64_t>, priority_count> stolen{};
+    std::array<std::array<std::atomic<std::uint64_t>, wait_histogram::buckets>, priority_count>
+        waits{};
     std::atomic<std::uint64_t> turns{0};
-    std::atomic<std::uint64_t> executed{0};
     std::atomic<std::uint64_t> posts_received{0};
+    std::atomic<std::uint64_t> parks{0};
+    std::atomic<std::uint64_t> spins{0};
+    std::atomic<std::uint64_t> spins_paid{0};
+    std::atomic<std::uint64_t> spin_ns{0};
     std::atomic<std::uint64_t> timers_fired{0};
+    std::atomic<std::uint64_t> longest_gap_ns{0};
+    std::atomic<std::uint64_t> stalls{0};
     std::atomic<std::uint64_t> system_calls{0};
     std::atomic<std::uint64_t> completions{0};
     std::atomic<std::uint64_t> multishot{0};
+    std::atomic<std::uint64_t> inline_reads{0};
     std::atomic<std::uint64_t> bytes_read{0};
     std::atomic<std::uint64_t> bytes_written{0};
+  };
+  // One item at a time is timed on its way through a queue.
+  struct wait_sample {
+    const work* item = nullptr;
+    clock::time_point queued;
+    unsigned left = 1;  // pushes until the next
   };
 
   // What runtime_core drives.
@@ -121,33 +126,73 @@ class alignas(64) worker final : public executor {
   void enter_phase(phase next) noexcept;  // any thread
   [[nodiscard]] worker_stats stats() const noexcept;
 
-  void drain_inbox() noexcept;
+  // A turn.
+  void look() noexcept;
+  void take_injected() noexcept;
+  void see_adjustment() noexcept;
   void run_items() noexcept;
   void run_hooks() noexcept;
   void see_phase() noexcept;
   void tell_components() noexcept;
-  [[nodiscard]] clock::duration time_to_sleep() noexcept;
-  void turn_reactor() noexcept;
+  void end_turn() noexcept;
+  // Queues.
+  void spawn_here(work& item, priority urgency) noexcept;
+  void push_bound(work& item, priority urgency) noexcept;
+  void begin_sample(const work& item) noexcept;
+  void end_sample(std::size_t at) noexcept;
+  // Nothing to run.
+  [[nodiscard]] bool has_work() const noexcept { return !ready_.empty() || !hooks_.empty(); }
+  [[nodiscard]] bool is_wanted() const noexcept {
+    return attention_.load(std::memory_order_seq_cst) ||
+           phase_.load(std::memory_order_seq_cst) != told_phase_;
+  }
+  [[nodiscard]] clock::duration time_to_sleep(clock::time_point now) noexcept;
+  void idle() noexcept;
+  [[nodiscard]] bool spin(clock::time_point start, clock::duration limit, bool searching) noexcept;
+  void park(clock::duration limit, bool searching) noexcept;
+  [[nodiscard]] bool search() noexcept;
+  [[nodiscard]] bool search_stuck() noexcept;
+  void stop_searching() noexcept;
+  [[nodiscard]] bool anything_for_thieves() noexcept;
+  [[nodiscard]] bool anything_elsewhere() noexcept;
+  // Caps: a worker takes roaming work of a capped priority only while it holds a permit.
+  [[nodiscard]] bool may_take(std::size_t at) const noexcept;
+  [[nodiscard]] bool hold_permit(std::size_t at) noexcept;
+  void give_up_permits() noexcept;
+  // Figures.
+  void note_gap(clock::time_point now) noexcept;
+  void note_awake() noexcept;
   void publish() noexcept;
 
   // The worker's own.
   runtime_core& owner_;
   const unsigned index_;
+  const bool alone_;
   std::unique_ptr<hawser::reactor> reactor_;
-  run_queue queue_;
+  ready_queues ready_;
   work_list hooks_;
   timer_wheel timers_;
   component_list components_;
   phase told_phase_ = phase::running;
   bool quiet_ = false;  // has told runtime_core::may_end() that it is out of work
+  unsigned permits_ = 0;
+  unsigned stride_ = 1;  // items between two looks at the clock
+  unsigned next_victim_ = 0;
+  std::uint64_t adjustment_ = 0;
+  spin_budget spin_;
+  wait_sample sample_;
+  clock::time_point turn_start_;
   worker_stats counts_;
   alignas(64) published_counters published_;
   // What other threads write.
   alignas(64) inbox inbox_;
-  std::atomic<bool> parked_{false};
+  std::atomic<bool> attention_{false};
   std::atomic<phase> phase_{phase::running};
   std::atomic<std::uint64_t> wakeups_sent_{0};
+  std::atomic<std::uint64_t> wakeups_spared_{0};
   std::atomic<std::uint64_t> open_links_{0};
+  // Read by thieves and by the watch: when the last turn began, on the clock of now().
+  alignas(64) std::atomic<std::int64_t> alive_{0};
 };
 
 }  // namespace hawser::detail

@@ -94,6 +94,7 @@ struct reactor_counters {
   std::uint64_t system_calls = 0;
   std::uint64_t completions = 0;
   std::uint64_t multishot = 0;
+  std::uint64_t inline_reads = 0;
   std::uint64_t bytes_read = 0;
   std::uint64_t bytes_written = 0;
 };
@@ -118,6 +119,9 @@ class reactor {
   /// Hands what is queued to the system, waits at most `limit` for something to happen (zero:
   /// just looks), and reports all that has happened. Ends early after wake().
   virtual void turn(clock::duration limit) noexcept = 0;
+  /// Hands what is queued to the system and reports what has happened, without waiting: what a
+  /// worker that looks for work calls over and over.
+  virtual void poll() noexcept { turn(clock::duration::zero()); }
   /// Threads: any. Sticky: a wake before turn() ends that turn at once.
   virtual void wake() noexcept = 0;
 

@@ -21,7 +21,7 @@ bool is_cancelled(const std::exception_ptr& error) noexcept {
   }
 }
 
-// Both let go of the frame first: it destroys itself, maybe before resume() or post() return.
+// All let go of the frame first: it destroys itself, maybe before resume() or post() return.
 void child::start(const task_context& context) noexcept {
   const handle frame = std::exchange(frame_, {});
   frame.promise().set_context(context);
@@ -32,6 +32,12 @@ void child::start_on(executor& where, const task_context& context) noexcept {
   const handle frame = std::exchange(frame_, {});
   frame.promise().set_context(context);
   where.post(frame.promise(), context.urgency);
+}
+
+void child::spawn_on(executor& where, const task_context& context) noexcept {
+  const handle frame = std::exchange(frame_, {});
+  frame.promise().set_context(context);
+  where.spawn(frame.promise(), context.urgency);
 }
 
 void group::enter() noexcept {
@@ -49,15 +55,15 @@ void group::post(child member, priority urgency) noexcept {
   executor* const here = executor::current();
   HAWSER_ASSERT(here != nullptr);
   enter();
-  member.start_on(*here, context(urgency));
+  member.spawn_on(*here, context(urgency));
 }
 
-// The last one resumes the parent, which may destroy the group at once on its own thread: so
-// nothing of the group is touched after the post, and nothing after the count unless last.
+// The last one resumes the parent, which may destroy the group at once on another thread: so
+// nothing of the group is touched after the wake, and nothing after the count unless last.
 void group::leave() noexcept {
   // acq_rel: what members did, failure_ included, comes before what the parent does
   if (members_.fetch_sub(one_child, std::memory_order_acq_rel) != one_child) return;
-  home_->post(*this, urgency_);
+  home_->wake(*this, urgency_);
 }
 
 bool group::all_left() const noexcept {

@@ -116,7 +116,10 @@ std::string_view layer_of_public(std::string_view header) {
   static const std::map<std::string_view, std::string_view> table = {
       {"as_result.hpp", "task"},  {"asio.hpp", "gateway"},   {"async_generator.hpp", "task"},
       {"awaitable.hpp", "task"},  {"buffer.hpp", "core"},    {"errc.hpp", "core"},
-      {"executor.hpp", "core"},   {"group.hpp", "task"},     {"hawser.hpp", "gateway"},
+      {"executor.hpp", "core"},   {"executor_config.hpp", "exec"},
+      {"group.hpp", "task"},      {"hawser.hpp", "gateway"}, {"parallel.hpp", "task"},
+      {"posted.hpp", "exec"},
+      {"stats.hpp", "exec"},
       {"hop.hpp", "task"},        {"link.hpp", "link"},      {"log.hpp", "core"},
       {"message.hpp", "core"},    {"offload.hpp", "task"},   {"operation.hpp", "core"},
       {"result.hpp", "core"},     {"run.hpp", "exec"},       {"runtime.hpp", "exec"},
