@@ -9,21 +9,75 @@
 #include <cerrno>
 #include <cstring>
 #include <exception>
+#include <new>
+#include <numeric>
 #include <thread>
 
+#include "cgroup.hpp"
 #include "os/platform.hpp"
 
 namespace hawser::platform {
+namespace {
 
-// The affinity mask is what a container or taskset leaves us; it may name more than 1024 cores,
-// which does not fit into a cpu_set_t and fails.
-unsigned usable_cores() noexcept {
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  if (::sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
-    return std::max(static_cast<unsigned>(CPU_COUNT(&allowed)), 1U);
+// Several times what kernels are built for.
+constexpr std::size_t most_cores = std::size_t{1} << 16;
+
+// A set of cores of any size, unlike a cpu_set_t, which ends at 1024.
+class core_set {
+ public:
+  explicit core_set(std::size_t cores)
+      : cores_(cores), bytes_(CPU_ALLOC_SIZE(cores)), set_(CPU_ALLOC(cores)) {
+    if (set_ == nullptr) throw std::bad_alloc();
+    CPU_ZERO_S(bytes_, set_);
   }
-  return std::clamp(std::thread::hardware_concurrency(), 1U, 1024U);
+  ~core_set() { CPU_FREE(set_); }
+  core_set(const core_set&) = delete;
+  core_set& operator=(const core_set&) = delete;
+
+  void add(unsigned core) noexcept { CPU_SET_S(core, bytes_, set_); }
+  /// False: there are more cores than fit, or the system does not say.
+  [[nodiscard]] bool read() noexcept { return ::sched_getaffinity(0, bytes_, set_) == 0; }
+  [[nodiscard]] bool apply() const noexcept { return ::sched_setaffinity(0, bytes_, set_) == 0; }
+  [[nodiscard]] std::vector<unsigned> list() const {
+    std::vector<unsigned> found;
+    for (std::size_t core = 0; core < cores_; ++core) {
+      if (CPU_ISSET_S(core, bytes_, set_)) found.push_back(static_cast<unsigned>(core));
+    }
+    return found;
+  }
+
+ private:
+  std::size_t cores_;
+  std::size_t bytes_;
+  cpu_set_t* set_;
+};
+
+}  // namespace
+
+// The affinity mask is what a container or taskset leaves us.
+std::vector<unsigned> usable_core_list() {
+  for (std::size_t cores = CPU_SETSIZE; cores <= most_cores; cores *= 2) {
+    core_set allowed(cores);
+    if (allowed.read()) return allowed.list();
+  }
+  std::vector<unsigned> assumed(std::max(std::thread::hardware_concurrency(), 1U));
+  std::iota(assumed.begin(), assumed.end(), 0U);
+  return assumed;
+}
+
+unsigned usable_cores() {
+  return static_cast<unsigned>(usable_core_list().size());
+}
+
+std::optional<double> cpu_quota() {
+  return cgroup_quota("/");
+}
+
+bool pin_thread(unsigned core) {
+  if (core >= most_cores) return false;
+  core_set only(std::max<std::size_t>(core + 1, CPU_SETSIZE));
+  only.add(core);
+  return only.apply();
 }
 
 void fill_random(std::byte* bytes, std::size_t count) noexcept {

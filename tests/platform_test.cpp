@@ -11,8 +11,12 @@
 #include <array>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
+#include <thread>
+#include <vector>
 
+#include "../io_uring/cgroup.hpp"
 #include "hawser/errc.hpp"
 #include "support/environment.hpp"
 #include "support/folder.hpp"
@@ -63,6 +67,22 @@ native_handle accept_one(native_handle listener) {
   REQUIRE(accepted != platform::no_handle);
   return accepted;
 }
+
+// A folder with the files of a system that say which control groups a process is in.
+class fake_system {
+ public:
+  void write(const std::string& path, const std::string& text) const {
+    const fs::path file = root_.path() / path;
+    fs::create_directories(file.parent_path());
+    std::ofstream(file) << text;
+  }
+  [[nodiscard]] std::optional<double> quota() const {
+    return platform::cgroup_quota(root_.path().string() + "/");
+  }
+
+ private:
+  test::folder root_;
+};
 
 }  // namespace
 
@@ -239,12 +259,82 @@ TEST_SUITE("platform") {
   }
 
   TEST_CASE("cores, randomness and names") {
-    CHECK(platform::usable_cores() >= 1);
+    const auto cores = platform::usable_core_list();
+    CHECK(platform::usable_cores() == cores.size());
+    CHECK(cores.size() >= 1);
+    CHECK(std::is_sorted(cores.begin(), cores.end()));
+    const auto quota = platform::cpu_quota();
+    if (quota) CHECK(*quota > 0);
     std::array<std::byte, 64> one{}, two{};
     platform::fill_random(one.data(), one.size());
     platform::fill_random(two.data(), two.size());
     CHECK(one != two);
     platform::name_thread("a name that is longer than systems take");
     CHECK_FALSE(std::string(platform::portable_mechanism()).empty());
+  }
+
+  TEST_CASE("a thread that is bound to a core may use that one alone") {
+    const auto cores = platform::usable_core_list();
+    std::thread([&] {
+      CHECK(platform::pin_thread(cores.back()));
+      CHECK(platform::usable_core_list() == std::vector<unsigned>{cores.back()});
+      CHECK_FALSE(platform::pin_thread(60'000));
+      CHECK_FALSE(platform::pin_thread(~0U));
+      CHECK(platform::usable_cores() == 1);
+    }).join();
+    CHECK(platform::usable_core_list() == cores);
+  }
+
+  TEST_CASE("a cpu quota: version 2 of control groups, the least on the way up") {
+    const fake_system system;
+    system.write("proc/self/cgroup", "0::/work.slice/one\n");
+    CHECK_FALSE(system.quota().has_value());
+    system.write("sys/fs/cgroup/work.slice/one/cpu.max", "max 100000\n");
+    CHECK_FALSE(system.quota().has_value());
+    system.write("sys/fs/cgroup/work.slice/cpu.max", "150000 100000\n");
+    CHECK(system.quota() == 1.5);
+    system.write("sys/fs/cgroup/work.slice/one/cpu.max", "400000 100000\n");
+    CHECK(system.quota() == 1.5);
+    system.write("sys/fs/cgroup/cpu.max", "5000 10000\n");
+    CHECK(system.quota() == 0.5);
+  }
+
+  TEST_CASE("a cpu quota: version 1, under either name, also with version 2 beside it") {
+    const fake_system system;
+    system.write("proc/self/cgroup", "9:name=systemd:/\n4:cpuset:/a\n2:cpu,cpuacct:/a/b\n0::/c\n");
+    system.write("sys/fs/cgroup/cpuset/a/cpu.cfs_quota_us", "1");
+    system.write("sys/fs/cgroup/cpuset/a/cpu.cfs_period_us", "100000");
+    CHECK_FALSE(system.quota().has_value());
+    system.write("sys/fs/cgroup/cpu,cpuacct/a/b/cpu.cfs_quota_us", "-1\n");
+    system.write("sys/fs/cgroup/cpu,cpuacct/a/b/cpu.cfs_period_us", "100000\n");
+    CHECK_FALSE(system.quota().has_value());
+    system.write("sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", "300000\n");
+    system.write("sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us", "100000\n");
+    CHECK(system.quota() == 3.0);
+    system.write("sys/fs/cgroup/cpu/a/cpu.cfs_quota_us", "250000\n");
+    system.write("sys/fs/cgroup/cpu/a/cpu.cfs_period_us", "100000\n");
+    CHECK(system.quota() == 2.5);
+    system.write("sys/fs/cgroup/unified/c/cpu.max", "75000 50000\n");
+    CHECK(system.quota() == 1.5);
+  }
+
+  TEST_CASE("a cpu quota: the path of the host inside a container, and nonsense") {
+    const fake_system system;
+    CHECK_FALSE(system.quota().has_value());
+    system.write("sys/fs/cgroup/cpu.max", "200000 100000\n");
+    for (const char* group : {"0::/docker/0123456789abcdef\n", "0::/../other\n", "0::/\n"}) {
+      system.write("proc/self/cgroup", group);
+      CHECK(system.quota() == 2.0);
+    }
+    for (const char* group : {"", "\n", "0\n", "0:\n", "0:cpu\n"}) {
+      system.write("proc/self/cgroup", group);
+      CHECK_FALSE(system.quota().has_value());
+    }
+    system.write("proc/self/cgroup", "0::/\n");
+    for (const char* quota :
+         {"", "max", "max 100000", "1", "0 100000", "-5 100000", "5 0", "x y"}) {
+      system.write("sys/fs/cgroup/cpu.max", quota);
+      CHECK_FALSE(system.quota().has_value());
+    }
   }
 }

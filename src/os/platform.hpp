@@ -106,8 +106,20 @@ enum class socket_file : std::uint8_t { none, socket, foreign_owner, not_a_socke
 [[nodiscard]] native_handle open_unix_listener(const std::string& path, int backlog, bool any_user);
 void remove_file(const std::string& path) noexcept;
 
-/// Cores this process may use.
-[[nodiscard]] unsigned usable_cores() noexcept;
+/// The cores that the calling thread, and those that it starts, may use: at least one, ascending.
+///
+/// Errors: throws std::bad_alloc.
+[[nodiscard]] std::vector<unsigned> usable_core_list();
+/// How many these are.
+[[nodiscard]] unsigned usable_cores();
+/// The CPU time a second that this process may use, in cores; empty: as much as there are.
+///
+/// Errors: throws std::bad_alloc.
+[[nodiscard]] std::optional<double> cpu_quota();
+/// Binds the calling thread to one core. False: the system refuses, or there is no such core.
+///
+/// Errors: throws std::bad_alloc.
+[[nodiscard]] bool pin_thread(unsigned core);
 /// Errors: terminates if the system has no randomness.
 void fill_random(std::byte* bytes, std::size_t count) noexcept;
 /// The name of the calling thread, as debuggers show it.
