@@ -23,7 +23,8 @@ struct wait_histogram {
     const auto width = static_cast<std::size_t>(std::bit_width(nanoseconds >> 6));
     return width < buckets ? width : buckets - 1;
   }
-  /// The upper end of the bucket in which the `share` (0..1) smallest of all end; zero: empty.
+  /// The upper end of the bucket in which the `share` (0..1) smallest of all end, of the last
+  /// nanoseconds::max(); zero: empty.
   [[nodiscard]] std::chrono::nanoseconds percentile(double share) const noexcept;
   [[nodiscard]] std::uint64_t total() const noexcept;
   wait_histogram& operator+=(const wait_histogram& other) noexcept;
