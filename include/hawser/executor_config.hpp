@@ -24,10 +24,11 @@ enum class backend : std::uint8_t { automatic, io_uring, asio };
 enum class pinning : std::uint8_t { none, cores, list };
 
 /// How the next priority is chosen when several wait. Every policy but `strict` bounds how long a
-/// backlogged priority waits, see longest_wait().
+/// backlogged priority waits, see longest_wait(). One that was idle comes back without credit; an
+/// urgent one that has not just run for more than its share runs next.
 enum class dispatch_policy : std::uint8_t {
-  fair_time,  ///< least weighted run time first
-  weighted,   ///< a table of turns by weight
+  fair_time,  ///< least weighted run time first; of one task, 1 us to poll_interval count
+  weighted,   ///< fewest tasks by weight first, however long they run
   strict      ///< the most urgent always; the others may starve
 };
 
@@ -82,12 +83,13 @@ struct executor_config {
   unsigned threads = 0;  ///< 1..1024 workers; 0: cores by affinity, fewer under a cgroup quota
   hawser::backend backend = hawser::backend::automatic;
   pinning pin = pinning::none;
-  std::vector<unsigned> cpus{};  ///< for pinning::list
+  std::vector<unsigned> cpus{};  ///< for pinning::list, else empty: cores the process may use
   spin_policy spin{};
   dispatch_policy policy = dispatch_policy::fair_time;
   /// Shares of control, rpc, stream and bulk when all wait: 1..1000 each.
   std::array<unsigned, priority_count> weights{64, 32, 16, 8};
-  /// Workers that spawned and posted work of a priority may occupy at once; 0: all.
+  /// Workers that spawned and posted work of a priority may occupy at once, up to `threads`;
+  /// 0: all.
   std::array<unsigned, priority_count> max_workers{};
   bool steal = true;  ///< idle workers take spawned work from busy ones
   /// Posts of a priority from outside that may wait; beyond: `on_full`. 1..2^24.
@@ -95,40 +97,48 @@ struct executor_config {
   overflow on_full = overflow::wait;
   std::chrono::microseconds poll_interval{200};  ///< busy workers look at sockets; 10 us..100 ms
   unsigned blocking_threads = 4;                 ///< 1..1024, started on demand, for offload()
-  unsigned blocking_queue = 4096;  ///< waiting offload() calls; beyond: errc::limit_reached
+  /// Waiting offload() calls, 1..2^20; beyond: errc::limit_reached.
+  unsigned blocking_queue = 4096;
   std::chrono::milliseconds stall_threshold{1000};  ///< 1 ms..1 h
   unsigned stats_sample = 64;  ///< one queue wait in so many is measured; 1..65536
-  std::chrono::milliseconds shutdown_deadline{5000};  ///< for links to close when the runtime ends
+  /// For links to close when the runtime ends; 1 ms..24 h.
+  std::chrono::milliseconds shutdown_deadline{5000};
   runtime_hooks hooks{};
   log_sink log{};
   random_source* random = nullptr;  ///< null: the system's; must outlive the runtime
 
-  /// For the shortest round trips on cores of its own: pinned, spins up to 100 us.
+  /// For the shortest round trips on cores of its own: pinned, spins for 100 us before it sleeps,
+  /// looks at sockets every 50 us.
   [[nodiscard]] static executor_config low_latency();
-  /// For many connections on all cores: no fixed spinning, large turns.
+  /// For many connections on all cores: spins only where that pays, looks at sockets every 1 ms.
   [[nodiscard]] static executor_config throughput();
   /// For a machine that others use: half the cores, bulk on one, no spinning.
   [[nodiscard]] static executor_config shared_host();
 
   /// Fields separated by spaces, `threads=4 spin=20us weights=64:32:16:8`, over `base`; a preset's
-  /// name may come first. What code alone can give (hooks, log, random) stays as in `base`.
+  /// name may come first and replaces all of them. What code alone can give (hooks, log, random)
+  /// stays as in `base`. The forms are listed in src/exec/README.md.
   ///
-  /// Errors: throws errc::bad_config naming the field, the value and the accepted range.
+  /// Errors: throws errc::bad_config naming the field, the value and the accepted range. What
+  ///         depends on other fields or on the machine (max_workers, cores) the runtime checks.
   [[nodiscard]] static executor_config parse(std::string_view text);
   [[nodiscard]] static executor_config parse(std::string_view text, executor_config base);
-  /// HAWSER_EXECUTOR as a whole, then one variable a field, HAWSER_THREADS=4, over `base`.
+  /// HAWSER_EXECUTOR as a whole, then one variable a field, HAWSER_THREADS=4, over `base`. Nothing
+  /// in the library calls this: an application that wants to be tuned from outside does.
   ///
-  /// Errors: as parse(), naming the variable.
+  /// Errors:  as parse(), naming the variable. One that is empty counts as not set.
+  /// Threads: while none changes the environment.
   [[nodiscard]] static executor_config from_environment();
   [[nodiscard]] static executor_config from_environment(executor_config base);
 };
 
-/// What parse() reads: every field that has a text form and is not the default.
+/// What parse() reads: every field that has a text form and is not the default. Of a spin_policy
+/// that is off the limit, which then has no meaning, is left out.
 [[nodiscard]] std::string to_string(const executor_config& config);
 
-/// How many tasks of other priorities a worker runs at most, while tasks of priority `urgency`
-/// wait, before the first of these: a function of policy, weights and poll_interval alone.
-/// Empty: no bound (dispatch_policy::strict, unless `urgency` is control).
+/// How many tasks of other priorities a worker begins at most, while tasks of priority `urgency`
+/// wait, before the first of these: a function of policy, weights and poll_interval alone, given
+/// in src/exec/README.md. Empty: no bound (dispatch_policy::strict, unless `urgency` is control).
 [[nodiscard]] std::optional<std::uint64_t> longest_wait(const executor_config& config,
                                                         priority urgency) noexcept;
 
