@@ -11,6 +11,10 @@ manual_executor::manual_executor(std::optional<std::uint64_t> seed)
   head_.previous = head_.next = &head_;
 }
 
+manual_executor::manual_executor(const hawser::detail::dispatcher& chooser) : manual_executor() {
+  chooser_.emplace(chooser);
+}
+
 manual_executor::~manual_executor() {
   if (!queue_.empty() || armed_ != 0) std::terminate();  // a test left something behind
 }
@@ -49,11 +53,22 @@ void manual_executor::report_failure(std::exception_ptr failure) noexcept {
   failures_.push_back(std::move(failure));
 }
 
+std::vector<manual_executor::queued>::iterator manual_executor::next_entry() {
+  if (chooser_) {
+    unsigned waiting = 0;
+    for (const queued& each : queue_) waiting |= 1U << static_cast<unsigned>(each.second);
+    const auto chosen = static_cast<hawser::priority>(chooser_->pick(waiting));
+    return std::find_if(queue_.begin(), queue_.end(),
+                        [chosen](const queued& each) { return each.second == chosen; });
+  }
+  const auto index = random_ ? (*random_)() % queue_.size() : 0;
+  return queue_.begin() + static_cast<std::ptrdiff_t>(index);
+}
+
 manual_executor::work* manual_executor::take() {
   const std::lock_guard guard(mutex_);
   if (queue_.empty()) return nullptr;
-  const auto index = random_ ? (*random_)() % queue_.size() : 0;
-  const auto at = queue_.begin() + static_cast<std::ptrdiff_t>(index);
+  const auto at = next_entry();
   work* const item = at->first;
   last_urgency_ = at->second;
   queue_.erase(at);
@@ -63,7 +78,13 @@ manual_executor::work* manual_executor::take() {
 bool manual_executor::run_one() {
   work* const item = take();
   if (item == nullptr) return false;
+  const auto urgency = last_urgency_;
+  const auto start = now_;
   enter([item] { item->run(*item); });
+  if (chooser_) {
+    const auto spent = std::chrono::nanoseconds(now_ - start).count();
+    chooser_->charge(static_cast<unsigned>(urgency), static_cast<std::uint64_t>(spent));
+  }
   return true;
 }
 

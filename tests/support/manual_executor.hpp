@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "exec/dispatcher.hpp"
 #include "hawser/executor.hpp"
 #include "hawser/group.hpp"
 #include "hawser/task.hpp"
@@ -35,6 +36,9 @@ class manual_executor final : public hawser::detail::executor {
 
   /// In the order of posting; with a seed, in a random order.
   explicit manual_executor(std::optional<std::uint64_t> seed = std::nullopt);
+  /// By priority as `chooser` says, in the order of posting within one; what an item spends is
+  /// charged to its priority.
+  explicit manual_executor(const hawser::detail::dispatcher& chooser);
   ~manual_executor();
 
   void post(work& item, hawser::priority urgency) noexcept override;
@@ -43,6 +47,11 @@ class manual_executor final : public hawser::detail::executor {
   [[nodiscard]] time_point now() const noexcept override { return now_; }
   [[nodiscard]] bool post_blocking(work& item) noexcept override;
   void report_failure(std::exception_ptr failure) noexcept override;
+
+  /// For what runs: it takes so long.
+  void spend(duration run_time) noexcept { now_ += run_time; }
+  /// For adjusting it. Shape: only if one was given.
+  [[nodiscard]] hawser::detail::dispatcher& chooser() noexcept { return *chooser_; }
 
   /// Runs until nothing is queued; yields how many items that were.
   std::size_t run();
@@ -71,14 +80,18 @@ class manual_executor final : public hawser::detail::executor {
   std::size_t blocking_max = 4;  // post_blocking() refuses beyond
 
  private:
+  using queued = std::pair<work*, hawser::priority>;
+
   [[nodiscard]] work* take();
+  [[nodiscard]] std::vector<queued>::iterator next_entry();
   [[nodiscard]] timer* earliest() noexcept;
 
   std::mutex mutex_;  // queue_, finished_
   std::condition_variable changed_;
-  std::vector<std::pair<work*, hawser::priority>> queue_;
+  std::vector<queued> queue_;
   bool finished_ = false;
   std::optional<std::mt19937_64> random_;
+  std::optional<hawser::detail::dispatcher> chooser_;
   timer head_;  // of a ring
   std::size_t armed_ = 0;
   time_point now_{std::chrono::hours(1)};
