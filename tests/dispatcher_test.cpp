@@ -330,6 +330,19 @@ TEST_SUITE("dispatcher") {
     CHECK(timed.run(500)[index(priority::bulk)] == 250);
   }
 
+  TEST_CASE("new weights forget what has run, so that their bounds hold at once") {
+    executor_config config;
+    config.weights = {1000, 1000, 1000, 1};
+    load all(config);
+    all.run_time = [](priority urgency) { return urgency == priority::bulk ? 10ms : 0ns; };
+    all.flood(priority::bulk);
+    REQUIRE(all.run_one());
+    all.adjust({1000, 1000, 1000, 1000});
+    for (const auto each : {priority::control, priority::rpc, priority::stream}) all.flood(each);
+    static_cast<void>(all.run(2000));
+    CHECK(all.within_bounds());
+  }
+
   TEST_CASE("strict stays strict when the weights change") {
     dispatcher chooser(config_of(dispatch_policy::strict));
     chooser.adjust({1, 1, 1, 1000});
