@@ -135,7 +135,7 @@ void ask_hop(seat& seat) {
 
 task<std::uint64_t> fib(unsigned n) {
   if (n < 2) co_return n;
-  const auto both = co_await hawser::when_all(fib(n - 1), fib(n - 2));
+  const auto both = co_await hawser::parallel(fib(n - 1), fib(n - 2));
   co_return std::get<0>(both) + std::get<1>(both);
 }
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cores, threads, randomness.
+#include <cxxabi.h>
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/random.h>
@@ -7,10 +9,14 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <new>
 #include <numeric>
+#include <sstream>
+#include <string>
 #include <thread>
 
 #include "cgroup.hpp"
@@ -90,6 +96,21 @@ void fill_random(std::byte* bytes, std::size_t count) noexcept {
     bytes += got;
     count -= static_cast<std::size_t>(got);
   }
+}
+
+std::string describe_code(const void* address) {
+  Dl_info found{};
+  if (address == nullptr || ::dladdr(address, &found) == 0) return "unknown code";
+  if (found.dli_sname != nullptr) {
+    int status = 0;
+    const std::unique_ptr<char, decltype(&std::free)> readable(
+        abi::__cxa_demangle(found.dli_sname, nullptr, nullptr, &status), &std::free);
+    return status == 0 ? readable.get() : found.dli_sname;
+  }
+  std::ostringstream text;
+  text << (found.dli_fname == nullptr ? "?" : found.dli_fname) << "+0x" << std::hex
+       << static_cast<const char*>(address) - static_cast<const char*>(found.dli_fbase);
+  return text.str();
 }
 
 // Linux takes 15 characters and refuses more.

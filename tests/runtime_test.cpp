@@ -201,7 +201,6 @@ TEST_SUITE("runtime") {
 
     REQUIRE(order.size() == 4000);
     CHECK(order.front() == priority::control);
-    const hawser::detail::dispatcher policy(runtime->core().config());
     for (const auto urgency : {priority::rpc, priority::stream, priority::bulk}) {
       unsigned since = 0, longest = 0, left = 1000;
       for (const auto each : order) {
@@ -209,7 +208,7 @@ TEST_SUITE("runtime") {
         left -= each == urgency;
         if (left > 0) longest = std::max(longest, since);
       }
-      CHECK(longest <= policy.longest_wait(urgency).value());
+      CHECK(longest <= hawser::longest_wait(runtime->core().config(), urgency).value());
     }
     const auto early = [&](priority urgency) {
       return std::count(order.begin(), order.begin() + 200, urgency);
@@ -436,7 +435,7 @@ TEST_SUITE("runtime") {
     config.shutdown_deadline = 0ms;
     const hawser::runtime runtime(config);
 
-    CHECK(runtime.threads() == hawser::platform::usable_cores());
+    CHECK(runtime.threads() == hawser::detail::default_threads());
     CHECK(runtime.core().config().blocking_threads == 4);
     CHECK(runtime.core().config().blocking_queue == 4096);
     CHECK(runtime.core().config().shutdown_deadline == 5000ms);

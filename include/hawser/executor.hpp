@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <coroutine>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 
@@ -87,6 +89,20 @@ class executor {
   /// Threads: any.
   virtual void wake(work& item, priority urgency) noexcept { post(item, urgency); }
 
+  /// Says which coroutine runs from now on, for the report of a stall.
+  ///
+  /// Threads: only the executor's own.
+  void note_resumed(std::coroutine_handle<> frame) noexcept {
+    // Every compiler puts the address of the code that resumes a coroutine first into its frame.
+    resumed_.store(*static_cast<void* const*>(frame.address()), std::memory_order_relaxed);
+  }
+  /// The code of the coroutine that was resumed last; null: none yet.
+  ///
+  /// Threads: any.
+  [[nodiscard]] const void* resumed() const noexcept {
+    return resumed_.load(std::memory_order_relaxed);
+  }
+
   /// Something waits that is more urgent than `urgency`, or the turn has lasted long enough.
   ///
   /// Threads: only the executor's own.
@@ -111,6 +127,9 @@ class executor {
 
   /// Binds the calling thread to `here` (or to none).
   static void bind(executor* here) noexcept;
+
+ private:
+  std::atomic<void*> resumed_{nullptr};
 };
 
 /// What a task hands to everything it awaits.

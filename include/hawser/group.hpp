@@ -54,9 +54,7 @@ class child::promise_type final : public promise_base, public work {
   [[noreturn]] void unhandled_exception() const noexcept { std::terminate(); }
 
  private:
-  static void run_start(work& self) noexcept {
-    handle::from_promise(static_cast<promise_type&>(self)).resume();
-  }
+  static void run_start(work& self) noexcept;
 };
 
 /// Children that one coroutine, the parent, waits for, under a stop source of their own.

@@ -95,11 +95,10 @@ class [[nodiscard]] yield_op final : private detail::work {
 
  private:
   void suspend(std::coroutine_handle<> yielder, const detail::task_context& context) noexcept;
-  static void run_resume(detail::work& self) noexcept {
-    static_cast<yield_op&>(self).yielder_.resume();
-  }
+  static void run_resume(detail::work& self) noexcept;
 
   std::coroutine_handle<> yielder_;
+  detail::executor* home_ = nullptr;
   stop_token stop_;
 };
 

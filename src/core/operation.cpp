@@ -23,7 +23,9 @@ void operation::run_arrival(work& self) noexcept {
 }
 
 void operation::run_resume(work& self) noexcept {
-  static_cast<operation&>(self).waiter_.resume();
+  auto& owner = static_cast<operation&>(self);
+  owner.home_->note_resumed(owner.waiter_);
+  owner.waiter_.resume();
 }
 
 void operation::stop_requested() noexcept {

@@ -25,9 +25,7 @@ class ready_queues {
  public:
   using deque = steal_deque<256>;
 
-  ready_queues(dispatch_policy policy, const std::array<unsigned, priority_count>& weights,
-               std::chrono::nanoseconds longest_charge)
-      : dispatcher_(policy, weights, longest_charge) {}
+  explicit ready_queues(const executor_config& config) : dispatcher_(config) {}
 
   [[nodiscard]] detail::dispatcher& dispatcher() noexcept { return dispatcher_; }
   /// Bits of the priorities that seem to have something: thieves do not clear them.

@@ -6,6 +6,7 @@
 
 #include "core/assert.hpp"
 #include "exec/config.hpp"
+#include "exec/stall_watch.hpp"
 #include "exec/startup.hpp"
 #include "hawser/errc.hpp"
 
@@ -32,9 +33,10 @@ std::string describe(const std::exception_ptr& failure) {
 runtime_core::runtime_core(executor_config config)
     : config_(checked(std::move(config))),
       blocking_(config_.blocking_threads, config_.blocking_queue),
+      cores_(platform::usable_core_list()),
       shares_work_(config_.steal && config_.threads > 1),
       sleepers_(config_.threads),
-      adjusted_{config_.spin, config_.weights} {
+      live_(config_) {
   for (std::size_t at = 0; at < priority_count; ++at) {
     caps_[at].most.store(config_.max_workers[at], std::memory_order_relaxed);
   }
@@ -45,6 +47,9 @@ runtime_core::runtime_core(executor_config config)
   } catch (const std::exception&) {
     for (std::thread& thread : threads_) thread.join();
     throw;
+  }
+  if (config_.log || config_.hooks.stall) {
+    watch_ = std::make_unique<stall_watch>(*this, config_.stall_threshold);
   }
   if (start->fell_back()) {
     log(log_level::warning, "reactor", report_.reason + "; using " + report_.mechanism);
@@ -75,15 +80,27 @@ void runtime_core::start_threads(const std::shared_ptr<startup>& start) {
 // workers have once all of them have ended, shut_down() says when it has.
 void runtime_core::thread_main(detail::worker& self, startup& start) noexcept {
   platform::name_thread(("hawser-" + std::to_string(self.index())).c_str());
+  pin(self.index());
   self.adopt(start.obtain());
   if (start.ready()) {
+    if (config_.hooks.thread_start) config_.hooks.thread_start(self.index());
     self.loop();
+    if (config_.hooks.thread_stop) config_.hooks.thread_stop(self.index());
     std::unique_lock guard(mutex_);
     ++ended_workers_;
     changed_.notify_all();
     changed_.wait(guard, [this] { return reactors_may_go_ && ended_workers_ == workers_.size(); });
   }
   self.drop_reactor();
+}
+
+void runtime_core::pin(unsigned index) noexcept {
+  if (config_.pin == pinning::none) return;
+  const auto& cores = config_.pin == pinning::list ? config_.cpus : cores_;
+  const unsigned core = cores[index % cores.size()];
+  if (platform::pin_thread(core)) return;
+  log(log_level::warning, "runtime",
+      "worker " + std::to_string(index) + " could not be bound to core " + std::to_string(core));
 }
 
 // Blocking calls end while the workers still turn, because each of them posts its result.
@@ -97,6 +114,7 @@ void runtime_core::shut_down() noexcept {
       log(log_level::error, "runtime", "links or listeners do not end and are left behind");
     }
   }
+  watch_.reset();
   blocking_.stop();
   tell_workers(worker::phase::stopping);
   {
@@ -241,16 +259,11 @@ void runtime_core::return_permit(std::size_t at) noexcept {
 }
 
 void runtime_core::adjust(const runtime::adjustment& change) {
-  const std::lock_guard guard(mutex_);
-  executor_config wanted = config_;
-  wanted.spin = change.spin.value_or(adjusted_.spin);
-  wanted.weights = change.weights.value_or(adjusted_.weights);
-  if (change.max_workers) wanted.max_workers = *change.max_workers;
-  wanted = checked(std::move(wanted));
-  adjusted_ = {wanted.spin, wanted.weights};
-  if (change.max_workers) {
+  {
+    const std::lock_guard guard(mutex_);
+    live_ = detail::adjusted(live_, change);
     for (std::size_t at = 0; at < priority_count; ++at) {
-      caps_[at].most.store(wanted.max_workers[at], std::memory_order_relaxed);
+      caps_[at].most.store(live_.max_workers[at], std::memory_order_relaxed);
     }
   }
   adjustments_.fetch_add(1, std::memory_order_release);  // pairs with adjustments()
@@ -262,15 +275,22 @@ void runtime_core::adjust(const runtime::adjustment& change) {
 
 runtime_core::adjustable runtime_core::adjusted() noexcept {
   const std::lock_guard guard(mutex_);
-  return adjusted_;
+  return {live_.spin, live_.weights};
 }
 
-void runtime_core::stall_ended(const detail::worker& where, clock::duration held) noexcept {
-  if (!has_log()) return;
-  const auto whole = std::chrono::duration_cast<std::chrono::milliseconds>(held).count();
-  log(log_level::warning, "stall",
-      "worker " + std::to_string(where.index()) + " was held for " + std::to_string(whole) +
-          " ms");
+void runtime_core::report_stall(const detail::worker& where, clock::duration held) noexcept {
+  try {
+    const std::string place = platform::describe_code(where.resumed());
+    if (has_log()) {
+      const auto whole = std::chrono::duration_cast<std::chrono::milliseconds>(held).count();
+      log(log_level::warning, "stall",
+          "worker " + std::to_string(where.index()) + " is held for " + std::to_string(whole) +
+              " ms by " + place);
+    }
+    if (config_.hooks.stall) config_.hooks.stall({where.index(), held, place});
+  } catch (...) {
+    // The event is lost; a hook must not throw.
+  }
 }
 
 void runtime_core::log(log_level level, std::string_view area, std::string_view text) noexcept {

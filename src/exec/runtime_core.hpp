@@ -27,6 +27,7 @@
 
 namespace hawser::detail {
 
+class stall_watch;
 class startup;
 
 /// What a runtime consists of, for the layers above.
@@ -106,7 +107,8 @@ class runtime_core {
   void return_permit(std::size_t at) noexcept;
   /// Some that were injected have left their list.
   void tell_producers() noexcept;
-  void stall_ended(const detail::worker& where, clock::duration held) noexcept;
+  /// A task holds `where` and does not give way, or has done so until now.
+  void report_stall(const detail::worker& where, clock::duration held) noexcept;
 
  private:
   friend class detail::worker;
@@ -118,6 +120,7 @@ class runtime_core {
 
   void start_threads(const std::shared_ptr<startup>& start);
   void thread_main(detail::worker& self, startup& start) noexcept;
+  void pin(unsigned index) noexcept;
   void shut_down() noexcept;
   void tell_workers(detail::worker::phase next) noexcept;
   /// True: none is left.
@@ -135,6 +138,8 @@ class runtime_core {
   blocking_pool blocking_;
   std::vector<std::unique_ptr<detail::worker>> workers_;
   std::vector<std::thread> threads_;
+  std::unique_ptr<stall_watch> watch_;
+  const std::vector<unsigned> cores_;
   const bool shares_work_;
   injector injected_;
   idle_workers<> sleepers_;
@@ -148,7 +153,7 @@ class runtime_core {
   std::atomic<unsigned> quiet_workers_{0};
   std::mutex mutex_;  // what follows
   std::condition_variable changed_;
-  adjustable adjusted_;
+  executor_config live_;  // config_ and what adjust() has changed since
   std::size_t components_ = 0;
   std::size_t ended_workers_ = 0;
   bool reactors_may_go_ = false;

@@ -22,8 +22,6 @@ constexpr clock::duration stopping_limit = 1s;
 constexpr clock::duration stopping_sleep = 10ms;
 // A worker that has not ended its turn for so long does not come to what it meant to run next.
 constexpr std::int64_t stuck_ns = 100'000;
-// In alive_: the worker sleeps, or nobody knows.
-constexpr std::int64_t asleep = 0;
 
 thread_local worker* current_worker = nullptr;
 
@@ -42,7 +40,7 @@ worker::worker(runtime_core& owner, unsigned index)
     : owner_(owner),
       index_(index),
       alone_(owner.config().threads == 1),
-      ready_(owner.config().policy, owner.config().weights, owner.config().poll_interval),
+      ready_(owner.config()),
       timers_(clock::now()),
       next_victim_(index),
       spin_(owner.config().spin) {}
@@ -426,7 +424,7 @@ bool worker::search_stuck() noexcept {
   for (unsigned i = 0; i < owner_.size(); ++i) {
     if (i == index_) continue;
     worker& victim = owner_.worker(i);
-    const auto alive = victim.alive_.load(std::memory_order_relaxed);
+    const auto alive = victim.alive();
     if (alive == asleep || now_ns - alive < stuck_ns) continue;
     for (std::size_t at = 0; at < priority_count; ++at) {
       if (!may_take(at) || !ready_.steal_next(victim.ready_, at)) continue;
@@ -468,10 +466,7 @@ void worker::note_gap(clock::time_point now) noexcept {
   const auto gap = now - turn_start_;
   counts_.longest_gap_ns =
       std::max(counts_.longest_gap_ns, static_cast<std::uint64_t>(gap.count()));
-  if (gap >= owner_.config().stall_threshold) {
-    ++counts_.stalls;
-    owner_.stall_ended(*this, gap);
-  }
+  if (gap >= owner_.config().stall_threshold) ++counts_.stalls;
 }
 
 void worker::note_awake() noexcept {

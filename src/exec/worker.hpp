@@ -78,11 +78,16 @@ class alignas(64) worker final : public executor {
   /// Something was queued elsewhere that this worker should look at before its next item.
   void attract() noexcept { attention_.store(true, std::memory_order_release); }
 
+  /// When the turn that runs began, in the ticks of clock; `asleep` while it waits.
+  [[nodiscard]] std::int64_t alive() const noexcept {
+    return alive_.load(std::memory_order_relaxed);
+  }
+  static constexpr std::int64_t asleep = 0;
+
   [[nodiscard]] hawser::reactor& reactor() noexcept { return *reactor_; }
 
  private:
   friend class runtime_core;
-  friend class stall_watch;
 
   enum class phase : std::uint8_t { running, closing, abandoning, stopping };
   struct component_list {

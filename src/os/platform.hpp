@@ -122,6 +122,9 @@ void remove_file(const std::string& path) noexcept;
 [[nodiscard]] bool pin_thread(unsigned core);
 /// Errors: terminates if the system has no randomness.
 void fill_random(std::byte* bytes, std::size_t count) noexcept;
+/// The function that `address` lies in, as linkers know it, or the file and the offset in it, which
+/// addr2line understands; "unknown code" if neither is known. Null is unknown.
+[[nodiscard]] std::string describe_code(const void* address);
 /// The name of the calling thread, as debuggers show it.
 void name_thread(const char* name) noexcept;
 

@@ -21,6 +21,12 @@ bool is_cancelled(const std::exception_ptr& error) noexcept {
   }
 }
 
+void child::promise_type::run_start(work& self) noexcept {
+  const auto frame = handle::from_promise(static_cast<promise_type&>(self));
+  executor::current()->note_resumed(frame);
+  frame.resume();
+}
+
 // All let go of the frame first: it destroys itself, maybe before resume() or post() return.
 void child::start(const task_context& context) noexcept {
   const handle frame = std::exchange(frame_, {});

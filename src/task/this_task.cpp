@@ -57,8 +57,15 @@ void yield_op::suspend(std::coroutine_handle<> yielder,
   detail::executor* const here = detail::executor::current();
   HAWSER_ASSERT(here != nullptr);
   yielder_ = yielder;
+  home_ = here;
   stop_ = context.stop;
   here->post(*this, context.urgency);
+}
+
+void yield_op::run_resume(detail::work& self) noexcept {
+  auto& yielded = static_cast<yield_op&>(self);
+  yielded.home_->note_resumed(yielded.yielder_);
+  yielded.yielder_.resume();
 }
 
 result<void> yield_op::await_result() const {
