@@ -7,8 +7,10 @@
 #include <netinet/tcp.h>
 #include <sched.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -125,6 +127,35 @@ class server_process {
   std::FILE* announced_ = nullptr;
 };
 
+/// Others on the machine: threads that only spin, on whatever core they are given.
+class neighbours {
+ public:
+  explicit neighbours(unsigned count) {
+    const int parent = ::getpid();
+    while (pids_.size() < count) {
+      const int pid = ::fork();
+      if (pid < 0) fail("fork");
+      if (pid == 0) spin(parent);
+      pids_.push_back(pid);
+    }
+  }
+  ~neighbours() {
+    for (const int pid : pids_) ::kill(pid, SIGKILL);
+    for (const int pid : pids_) ::waitpid(pid, nullptr, 0);
+  }
+  neighbours(const neighbours&) = delete;
+  neighbours& operator=(const neighbours&) = delete;
+
+ private:
+  [[noreturn]] static void spin(int parent) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(0);
+    for (volatile unsigned turn = 0;;) turn = turn + 1;
+  }
+
+  std::vector<int> pids_;
+};
+
 std::vector<int> allowed_cores() {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
@@ -156,13 +187,15 @@ std::chrono::nanoseconds cpu_time_of(int pid) {
 
 // ---- the command line -------------------------------------------------------------------------
 
-constexpr std::string_view usage = R"(usage: PROGRAM BENCH CASE IMPL [--seconds S | --count N]
+constexpr std::string_view usage =
+    R"(usage: PROGRAM BENCH CASE IMPL [--seconds S | --count N] [--rate R]
        PROGRAM --list
        PROGRAM --all [--seconds S]
 
   BENCH CASE IMPL  one run, server and client; --list names what there is
   --seconds S      aim at a run of S seconds (default 1)
   --count N        exactly N messages and no warm-up, for counting system calls
+  --rate R         offer R messages a second (default 10000), in the benchmark `load`
   --all            every benchmark of this program once
 )";
 
@@ -185,8 +218,9 @@ double positive_number(const char* text) {
 }
 
 command parse(int argc, char** argv) {
-  static const std::array<option, 7> known{{{"seconds", required_argument, nullptr, 's'},
+  static const std::array<option, 8> known{{{"seconds", required_argument, nullptr, 's'},
                                             {"count", required_argument, nullptr, 'c'},
+                                            {"rate", required_argument, nullptr, 'r'},
                                             {"serve", required_argument, nullptr, 'S'},
                                             {"list", no_argument, nullptr, 'l'},
                                             {"all", no_argument, nullptr, 'a'},
@@ -200,6 +234,9 @@ command parse(int argc, char** argv) {
         break;
       case 'c':
         parsed.plan.fixed_count = static_cast<std::uint64_t>(positive_number(optarg));
+        break;
+      case 'r':
+        parsed.plan.rate = positive_number(optarg);
         break;
       case 'S':
         parsed.what = action::serve;
@@ -280,14 +317,15 @@ void print_sample(const choice& what, const client_seat::sample& one) {
               one.value);
 }
 
-// Only this process is pinned to the client's core, and only after the server was started.
+// Only this process is pinned to the client's core, and only after the others were started.
 void measure(const choice& what, const char* program, client_seat::plan plan) {
   const scratch_folder folder;
+  const neighbours others(what.chosen->asked->neighbours);
   const auto cores = allowed_cores();
   server_process server({program, std::string(what.chosen->asked->name),
                          std::string(name_of(what.via)), std::string(what.chosen->impl), "--serve",
                          folder.path()});
-  if (cores.size() > 1) pin_to(cores[1]);
+  if (cores.size() > 1) pin_to(cores[what.chosen->asked->one_core ? 0 : 1]);
   client_seat seat(*what.chosen->asked, what.via, server.address(), server.pid(), plan);
   what.chosen->call(seat);
   for (const auto& one : seat.samples()) print_sample(what, one);
@@ -312,8 +350,30 @@ double microseconds(clock::duration time) {
   return std::chrono::duration<double, std::micro>(time).count();
 }
 
-// The smallest value that `share` of all do not exceed.
-double percentile_us(std::vector<clock::duration>& times, double share) {
+bool records_times(figure asked) noexcept {
+  return asked == figure::round_trip || asked == figure::offered_load ||
+         asked == figure::interference;
+}
+
+// Many connections need more descriptors than a shell gives.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  static_cast<void>(::setrlimit(RLIMIT_NOFILE, &limit));
+}
+
+void set_alarm(int descriptor, std::chrono::nanoseconds since_boot) {
+  const auto whole = std::chrono::floor<std::chrono::seconds>(since_boot);
+  itimerspec at{};
+  at.it_value.tv_sec = static_cast<std::time_t>(whole.count());
+  at.it_value.tv_nsec = static_cast<long>((since_boot - whole).count());
+  if (::timerfd_settime(descriptor, TFD_TIMER_ABSTIME, &at, nullptr) != 0) fail("timerfd_settime");
+}
+
+}  // namespace
+
+double percentile_us(std::vector<clock::duration> times, double share) {
   if (times.empty()) throw std::logic_error("no round trip was recorded");
   const auto rank = static_cast<std::size_t>(share * static_cast<double>(times.size() - 1));
   const auto at = times.begin() + static_cast<std::ptrdiff_t>(rank);
@@ -321,7 +381,21 @@ double percentile_us(std::vector<clock::duration>& times, double share) {
   return microseconds(*at);
 }
 
-}  // namespace
+alarm::alarm() : descriptor_(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)) {
+  if (descriptor_ < 0) fail("timerfd_create");
+}
+
+alarm::~alarm() {
+  ::close(descriptor_);
+}
+
+void alarm::set(clock::time_point when) {
+  set_alarm(descriptor_, std::max(when.time_since_epoch(), clock::duration(1)));
+}
+
+void alarm::clear() {
+  set_alarm(descriptor_, {});
+}
 
 void expect_number(std::uint64_t expected, std::uint64_t got) {
   if (expected == got) return;
@@ -352,15 +426,20 @@ std::uint64_t client_seat::next_round() {
   if (plan_.fixed_count != 0) {
     counts_ = true;
     count_ = plan_.fixed_count;
+  } else if (asked_->asked == figure::offered_load) {
+    counts_ = count_ != 0;
+    const double messages = plan_.rate * plan_.wanted.count() / (counts_ ? 1 : 8);
+    count_ = std::max(static_cast<std::uint64_t>(messages), asked_->smallest_round);
   } else if (count_ == 0) {
     count_ = asked_->smallest_round;
   } else {
     const seconds taken = end_.time - begin_.time;
-    counts_ = taken > plan_.wanted / 8;
-    count_ = count_after(taken);
+    const auto next = count_after(taken);
+    counts_ = taken > plan_.wanted / 8 || next == asked_->largest_round;
+    count_ = next;
   }
   times_.clear();
-  if (asked_->asked == figure::round_trip) times_.reserve(count_);
+  if (records_times(asked_->asked)) times_.reserve(count_);
   begin_ = look();
   return count_;
 }
@@ -369,38 +448,53 @@ std::uint64_t client_seat::next_round() {
 std::uint64_t client_seat::count_after(seconds taken) const {
   const double factor = std::clamp(plan_.wanted / std::max(taken, seconds(1us)), 0.01, 16.0);
   const auto count = static_cast<std::uint64_t>(factor * static_cast<double>(count_));
-  return std::max(count, asked_->smallest_round);
+  const auto most = asked_->largest_round == 0 ? count : asked_->largest_round;
+  return std::clamp(count, asked_->smallest_round, std::max(most, asked_->smallest_round));
+}
+
+double client_seat::messages_per_second() const noexcept {
+  return static_cast<double>(count_) / seconds(end_.time - begin_.time).count();
 }
 
 std::vector<client_seat::sample> client_seat::samples() {
   if (!counts_) throw std::logic_error("the client left before its last round");
   std::vector<sample> all;
-  const seconds taken = end_.time - begin_.time;
-  const auto messages = static_cast<double>(count_);
+  if (records_times(asked_->asked)) {
+    all.push_back({"p50", "us", percentile_us(times_, 0.50)});
+    all.push_back({"p99", "us", percentile_us(times_, 0.99)});
+  }
   switch (asked_->asked) {
     case figure::round_trip:
-      all.push_back({"p50", "us", percentile_us(times_, 0.50)});
-      all.push_back({"p99", "us", percentile_us(times_, 0.99)});
       break;
     case figure::rate:
-      all.push_back({"throughput", "messages/s", messages / taken.count()});
+      all.push_back({"throughput", "messages/s", messages_per_second()});
+      break;
+    case figure::offered_load:
+      all.push_back({"offered", "messages/s", plan_.rate});
+      all.push_back({"achieved", "messages/s", messages_per_second()});
       break;
     case figure::bandwidth:
-      const double bytes = messages * static_cast<double>(asked_->message_bytes);
-      all.push_back({"bandwidth", "GB/s", bytes / taken.count() / 1e9});
+    case figure::interference:
+      const auto bytes = static_cast<double>(asked_->message_bytes);
+      all.push_back({"bandwidth", "GB/s", messages_per_second() * bytes / 1e9});
       break;
   }
+  const auto messages = static_cast<double>(count_);
   const auto client = static_cast<double>((end_.client_cpu - begin_.client_cpu).count()) / messages;
   const auto server = static_cast<double>((end_.server_cpu - begin_.server_cpu).count()) / messages;
   all.push_back({"cpu_ns_per_message", "ns", client + server});
   all.push_back({"cpu_ns_per_message_client", "ns", client});
   all.push_back({"cpu_ns_per_message_server", "ns", server});
+  all.insert(all.end(), reported_.begin(), reported_.end());
   return all;
 }
 
 int main_of(int argc, char** argv, std::span<const entry> entries) try {
   // What a peer does about a client that has left, when it writes to it, is not the question.
   std::signal(SIGPIPE, SIG_IGN);
+  raise_descriptor_limit();
+  // Timers of all peers are as exact as the system can: an offered load is paced by them.
+  ::prctl(PR_SET_TIMERSLACK, 1);
   const auto asked = parse(argc, argv);
   switch (asked.what) {
     case action::help:

@@ -22,9 +22,11 @@ using clock = std::chrono::steady_clock;
 
 /// What is asked of a peer.
 enum class figure : std::uint8_t {
-  round_trip,  ///< p50 and p99 of record()ed times
-  rate,        ///< messages a second
-  bandwidth,   ///< payload bytes a second
+  round_trip,    ///< p50 and p99 of record()ed times
+  rate,          ///< messages a second
+  bandwidth,     ///< payload bytes a second
+  offered_load,  ///< p50 and p99 of record()ed times while messages fall due by a schedule
+  interference,  ///< p50 and p99 of record()ed times, and the bandwidth of what runs beside
 };
 
 struct question {
@@ -32,16 +34,73 @@ struct question {
   figure asked;
   std::size_t message_bytes;
   std::uint64_t smallest_round;  ///< messages: enough to be timed at all
+  std::uint64_t connections = 1;
+  std::uint64_t in_flight = 1;      ///< messages a connection, where it is an echo
+  bool one_core = false;            ///< server and client share a core
+  unsigned neighbours = 0;          ///< threads of others that spin meanwhile, on all cores
+  std::uint64_t largest_round = 0;  ///< 0: as long as wanted
 };
 
 inline constexpr std::size_t small_bytes = 64;
 inline constexpr std::size_t bulk_bytes = 1 << 20;
-inline constexpr std::uint64_t window = 256;  ///< messages in flight in echo_throughput
+inline constexpr std::uint64_t window = 256;  ///< messages in flight on a busy connection
 
 inline constexpr question echo_rtt{"echo_rtt", figure::round_trip, small_bytes, 64};
-inline constexpr question echo_throughput{"echo_throughput", figure::rate, small_bytes, window};
+/// The same where nobody spins.
+inline constexpr question echo_rtt_sleeping{"echo_rtt_sleeping", figure::round_trip, small_bytes,
+                                            64};
+inline constexpr question echo_rtt_one_core{
+    .name = "echo_rtt_one_core",
+    .asked = figure::round_trip,
+    .message_bytes = small_bytes,
+    .smallest_round = 64,
+    .one_core = true,
+};
+inline constexpr question echo_throughput{
+    .name = "echo_throughput",
+    .asked = figure::rate,
+    .message_bytes = small_bytes,
+    .smallest_round = window,
+    .in_flight = window,
+};
+inline constexpr question echo_32{
+    .name = "echo_32",
+    .asked = figure::rate,
+    .message_bytes = small_bytes,
+    .smallest_round = 32 * window,
+    .connections = 32,
+    .in_flight = window,
+};
+inline constexpr question echo_256{
+    .name = "echo_256",
+    .asked = figure::rate,
+    .message_bytes = small_bytes,
+    .smallest_round = 256,
+    .connections = 256,
+};
+inline constexpr question echo_busy{
+    .name = "echo_busy",
+    .asked = figure::rate,
+    .message_bytes = small_bytes,
+    .smallest_round = window,
+    .in_flight = window,
+    .neighbours = 4,
+};
 inline constexpr question oneway_throughput{"oneway_throughput", figure::rate, small_bytes, 1024};
 inline constexpr question bulk_1mib{"bulk_1mib", figure::bandwidth, bulk_bytes, 16};
+/// One message is one connection: connect, first reply, close. Few enough for the ports there are.
+inline constexpr question connect_reply{
+    .name = "connect_reply",
+    .asked = figure::round_trip,
+    .message_bytes = small_bytes,
+    .smallest_round = 16,
+    .largest_round = 2000,
+};
+/// A round counts messages of 1 MiB; what is recorded are small ones that go there and back beside.
+inline constexpr question ping_beside_bulk{"ping_beside_bulk", figure::interference, bulk_bytes,
+                                           16};
+/// An echo on one connection at the rate of `--rate`: see client_seat::schedule().
+inline constexpr question load{"load", figure::offered_load, small_bytes, 1};
 
 /// What crosses between the processes: the `case` of a result.
 enum class road : std::uint8_t { tcp, unix_socket };
@@ -78,6 +137,62 @@ class tally {
 /// Errors: throws unless both are the same: a peer that loses messages has no figures.
 void expect_number(std::uint64_t expected, std::uint64_t got);
 
+/// The messages of connection `index`, when `count` are dealt to `connections`.
+[[nodiscard]] constexpr std::uint64_t share_of(std::uint64_t count, std::uint64_t connections,
+                                               std::uint64_t index) noexcept {
+  return count / connections + (index < count % connections ? 1 : 0);
+}
+
+/// The smallest that `share` of all do not exceed, in microseconds.
+///
+/// Errors: throws if there is none.
+[[nodiscard]] double percentile_us(std::vector<clock::duration> times, double share);
+
+/// When the messages of an offered load fall due: `rate` a second, whatever became of those before.
+///
+/// A client sends all that is due and not sent, by plain sends, then waits for the next due time
+/// or an answer, whichever comes first: with a timer that sleeps, because who spins between
+/// messages hides what a message costs. Latency is counted from due(), so that a client that is
+/// late pays for it.
+///
+/// Due times lie on a grid of 2^18 ns of the steady clock. A sleeping timer is hardly finer, and
+/// the timers of all peers can hit it exactly, also wheels whose ticks are 2^17 ns: so it is
+/// messages that are compared and not timers. At high rates several fall due together.
+class schedule {
+ public:
+  static constexpr std::chrono::nanoseconds grid{1 << 18};
+
+  schedule(double rate, clock::time_point begin) noexcept : rate_(rate), begin_(begin) {}
+
+  [[nodiscard]] clock::time_point due(std::uint64_t number) const noexcept {
+    const std::chrono::duration<double, std::nano> after(static_cast<double>(number) / rate_ * 1e9);
+    const auto exact =
+        begin_ + std::chrono::duration_cast<clock::duration>(after) + grid - clock::duration(1);
+    return clock::time_point(exact.time_since_epoch() / grid * grid);
+  }
+
+ private:
+  double rate_;
+  clock::time_point begin_;
+};
+
+/// A timer as a descriptor, for peers that wait for descriptors: readable once the time has come.
+class alarm {
+ public:
+  alarm();
+  ~alarm();
+  alarm(const alarm&) = delete;
+  alarm& operator=(const alarm&) = delete;
+
+  [[nodiscard]] int descriptor() const noexcept { return descriptor_; }
+  /// Anew; until then it is not readable.
+  void set(clock::time_point when);
+  void clear();
+
+ private:
+  int descriptor_;
+};
+
 /// What a peer's server is told.
 class server_seat {
  public:
@@ -109,6 +224,7 @@ class client_seat {
   struct plan {
     std::chrono::duration<double> wanted{1.0};  ///< for the round that counts
     std::uint64_t fixed_count = 0;              ///< not 0: a single round of so many
+    double rate = 10'000;                       ///< of an offered load, messages a second
   };
 
   client_seat(const question& asked, road via, std::string address, int server_pid, plan planned);
@@ -121,12 +237,21 @@ class client_seat {
   [[nodiscard]] std::uint64_t next_round();
   /// Notes one round trip of this round.
   void record(clock::duration taken) { times_.push_back(taken); }
+  /// Of an offered load, from now: one a round.
+  [[nodiscard]] bench::schedule schedule() const noexcept { return {plan_.rate, clock::now()}; }
+  /// How long the round that counts is to be.
+  [[nodiscard]] std::chrono::duration<double> wanted() const noexcept { return plan_.wanted; }
 
   struct sample {
     std::string metric;
     std::string unit;
     double value;
   };
+  /// A figure that the client has found by itself, beside those of the round that counted.
+  void report(sample one) { reported_.push_back(std::move(one)); }
+  /// Of the last round, once next_round() has ended it.
+  [[nodiscard]] double messages_per_second() const noexcept;
+  [[nodiscard]] const std::vector<clock::duration>& recorded() const noexcept { return times_; }
   /// The figures of the round that counted.
   [[nodiscard]] std::vector<sample> samples();
 
@@ -149,6 +274,7 @@ class client_seat {
   instant begin_{};
   instant end_{};
   std::vector<clock::duration> times_;
+  std::vector<sample> reported_;
 };
 
 /// One peer's answer to one question.
