@@ -20,6 +20,8 @@ inline constexpr std::size_t batch_bytes = 64 << 10;
 ///     while (!inbox.empty()) use(inbox.take());
 class inbox {
  public:
+  explicit inbox(std::size_t bytes = batch_bytes) : bytes_(bytes) {}
+
   /// Free space for the next read, never empty once all messages are taken.
   [[nodiscard]] std::span<std::byte> room() noexcept {
     std::copy(bytes_.begin() + begin_, bytes_.begin() + end_, bytes_.begin());
@@ -40,7 +42,7 @@ class inbox {
   }
 
  private:
-  std::vector<std::byte> bytes_ = std::vector<std::byte>(batch_bytes);
+  std::vector<std::byte> bytes_;
   std::ptrdiff_t begin_ = 0;
   std::ptrdiff_t end_ = 0;
 };
@@ -48,7 +50,7 @@ class inbox {
 /// Collects messages for one write.
 class outbox {
  public:
-  [[nodiscard]] bool full() const noexcept { return used_ == bytes_.size(); }
+  [[nodiscard]] bool full() const noexcept { return bytes_.size() - used_ < small_bytes; }
   [[nodiscard]] bool empty() const noexcept { return used_ == 0; }
   /// Shape: not while full().
   void add(note written) noexcept {
@@ -59,6 +61,13 @@ class outbox {
     return std::span(bytes_).first(used_);
   }
   void clear() noexcept { used_ = 0; }
+  /// The first `bytes` are sent.
+  void drop(std::size_t bytes) noexcept {
+    const auto begin = bytes_.begin();
+    std::copy(begin + static_cast<std::ptrdiff_t>(bytes),
+              begin + static_cast<std::ptrdiff_t>(used_), begin);
+    used_ -= bytes;
+  }
 
  private:
   std::vector<std::byte> bytes_ = std::vector<std::byte>(batch_bytes);

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Raw sockets, written as well as sockets allow without spinning: what hawser is measured against.
-// `floor_spin` never sleeps, which is what one core each can reach at best.
+// `floor_spin` never sleeps, which is what one core each can reach at best. Many connections are in
+// fan_in.cpp and uring.cpp.
+#include <poll.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
+#include <ctime>
 #include <stdexcept>
 #include <system_error>
 #include <vector>
@@ -15,6 +19,8 @@
 #include "sockets.hpp"
 
 namespace {
+
+using namespace std::chrono_literals;
 
 using bench::client_seat;
 using bench::note;
@@ -35,10 +41,9 @@ void serve_blocking_echo(server_seat& seat) {
 bool spin_receive(const stream_socket& from, small_message& message) {
   std::size_t got = 0;
   while (got < message.size()) {
-    const auto now =
-        ::recv(from.descriptor(), message.data() + got, message.size() - got, MSG_DONTWAIT);
-    if (now > 0) got += static_cast<std::size_t>(now);
-    if (now == 0 || (now < 0 && errno != EAGAIN)) return false;
+    const auto now = from.receive_now(std::span(message).subspan(got));
+    if (now == std::size_t{0}) return false;
+    got += now.value_or(0);
   }
   return true;
 }
@@ -94,9 +99,8 @@ class event_loop {
   /// 0: the peer has left.
   [[nodiscard]] std::size_t receive(std::span<std::byte> room) const {
     for (;;) {
-      const auto got = ::recv(watched_->descriptor(), room.data(), room.size(), MSG_DONTWAIT);
-      if (got >= 0) return static_cast<std::size_t>(got);
-      if (errno != EAGAIN) return 0;
+      const auto got = watched_->receive_now(room);
+      if (got) return *got;
       epoll_event event{};
       static_cast<void>(::epoll_wait(poller_.descriptor(), &event, 1, -1));
     }
@@ -107,15 +111,33 @@ class event_loop {
   stream_socket poller_;
 };
 
+/// The same without ever sleeping.
+class spinning_loop {
+ public:
+  explicit spinning_loop(const stream_socket& watched) noexcept : watched_(&watched) {}
+
+  [[nodiscard]] std::size_t receive(std::span<std::byte> room) const {
+    for (;;) {
+      const auto got = watched_->receive_now(room);
+      if (got) return *got;
+    }
+  }
+
+ private:
+  const stream_socket* watched_;
+};
+
+template <class Loop>
 void serve_batching_echo(server_seat& seat) {
   const auto client = accept_client(seat);
-  const event_loop loop(client);
+  const Loop loop(client);
   std::vector<std::byte> batch(bench::batch_bytes);
   while (const auto got = loop.receive(batch)) client.send_all(std::span(batch).first(got));
 }
 
 // Every answer is replaced by a new message; all those of one read leave in one write.
-void echo_window(const stream_socket& server, const event_loop& loop, std::uint64_t count) {
+template <class Loop>
+void echo_window(const stream_socket& server, const Loop& loop, std::uint64_t count) {
   bench::inbox inbox;
   bench::outbox outbox;
   std::uint64_t sent = 0;
@@ -131,9 +153,10 @@ void echo_window(const stream_socket& server, const event_loop& loop, std::uint6
   }
 }
 
+template <class Loop>
 void call_batching_echo(client_seat& seat) {
   const auto server = connect_to_server(seat);
-  const event_loop loop(server);
+  const Loop loop(server);
   while (const auto count = seat.next_round()) echo_window(server, loop, count);
 }
 
@@ -201,12 +224,90 @@ void call_bulk(client_seat& seat) {
   }
 }
 
+// ---- a connection a message -------------------------------------------------------------------
+
+void serve_connections(server_seat& seat) {
+  const bench::listening_socket listener(seat);
+  small_message message{};
+  for (;;) {
+    const auto client = listener.accept();
+    while (client.receive_all(message)) client.send_all(message);
+  }
+}
+
+void call_and_leave(client_seat& seat) {
+  small_message message{};
+  std::uint64_t number = 0;
+  while (const auto count = seat.next_round()) {
+    for (std::uint64_t i = 0; i < count; ++i) {
+      bench::write_note(message, {++number, 0});
+      const auto before = bench::clock::now();
+      const auto server = connect_to_server(seat);
+      server.send_all(message);
+      if (!server.receive_all(message)) throw std::runtime_error("the server left");
+      seat.record(bench::clock::now() - before);
+      bench::expect_number(number, bench::note_in(message).number);
+    }
+  }
+}
+
+// ---- a load by the clock ----------------------------------------------------------------------
+
+// Until there is something to read, or to write if `writing`, or `limit` has come.
+void wait_for(const stream_socket& server, bool writing, bench::clock::time_point limit) {
+  pollfd watched{server.descriptor(), POLLIN, 0};
+  if (writing) watched.events |= POLLOUT;
+  const auto left = std::max(limit - bench::clock::now(), bench::clock::duration::zero());
+  const auto whole = std::chrono::floor<std::chrono::seconds>(left);
+  const timespec most{static_cast<std::time_t>(whole.count()),
+                      static_cast<long>(std::chrono::nanoseconds(left - whole).count())};
+  static_cast<void>(::ppoll(&watched, 1, &most, nullptr));
+}
+
+void offer_load(client_seat& seat, const stream_socket& server, std::uint64_t count) {
+  const auto schedule = seat.schedule();
+  bench::inbox inbox;
+  bench::outbox outbox;
+  std::uint64_t sent = 0;
+  std::uint64_t received = 0;
+  while (received < count) {
+    const auto now = bench::clock::now();
+    while (sent < count && !outbox.full() && schedule.due(sent) <= now) outbox.add({sent++, 0});
+    if (!outbox.empty()) outbox.drop(server.send_now(outbox.bytes()));
+    const auto got = server.receive_now(inbox.room());
+    if (!got) {
+      wait_for(server, !outbox.empty(), sent < count ? schedule.due(sent) : now + 1s);
+      continue;
+    }
+    if (*got == 0) throw std::runtime_error("the server left");
+    inbox.filled(*got);
+    const auto arrived = bench::clock::now();
+    while (!inbox.empty()) {
+      const auto number = inbox.take().number;
+      bench::expect_number(received++, number);
+      seat.record(arrived - schedule.due(number));
+    }
+  }
+}
+
+void call_by_the_clock(client_seat& seat) {
+  const auto server = connect_to_server(seat);
+  while (const auto count = seat.next_round()) offer_load(seat, server, count);
+}
+
 constexpr std::array entries{
     bench::entry{&bench::echo_rtt, "floor", serve_blocking_echo, call_blocking},
     bench::entry{&bench::echo_rtt, "floor_spin", serve_spinning_echo, call_spinning, 2},
-    bench::entry{&bench::echo_throughput, "floor", serve_batching_echo, call_batching_echo},
+    bench::entry{&bench::echo_rtt_sleeping, "floor", serve_blocking_echo, call_blocking, 2},
+    bench::entry{&bench::echo_rtt_one_core, "floor", serve_blocking_echo, call_blocking},
+    bench::entry{&bench::echo_throughput, "floor", serve_batching_echo<event_loop>,
+                 call_batching_echo<event_loop>},
+    bench::entry{&bench::echo_throughput, "floor_spin", serve_batching_echo<spinning_loop>,
+                 call_batching_echo<spinning_loop>, 2},
     bench::entry{&bench::oneway_throughput, "floor", serve_oneway, call_oneway},
     bench::entry{&bench::bulk_1mib, "floor", serve_bulk, call_bulk},
+    bench::entry{&bench::connect_reply, "floor", serve_connections, call_and_leave},
+    bench::entry{&bench::load, "floor", serve_batching_echo<event_loop>, call_by_the_clock},
 };
 
 }  // namespace

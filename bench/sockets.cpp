@@ -64,6 +64,10 @@ void tune(const stream_socket& made, const question& asked, road via) {
   set_option(made, SOL_SOCKET, SO_RCVBUF, large_buffer_bytes);
 }
 
+socket_address place_of(const server_seat& seat) {
+  return seat.via() == road::tcp ? socket_address(0) : socket_address(seat.unix_path());
+}
+
 std::uint16_t port_of(const stream_socket& bound) {
   sockaddr_in at{};
   socklen_t size = sizeof at;
@@ -95,6 +99,21 @@ bool stream_socket::receive_all(std::span<std::byte> room) const {
   return true;
 }
 
+std::optional<std::size_t> stream_socket::receive_now(std::span<std::byte> room) const {
+  const auto got = ::recv(descriptor_, room.data(), room.size(), MSG_DONTWAIT);
+  if (got >= 0) return static_cast<std::size_t>(got);
+  if (errno == EAGAIN) return {};
+  if (errno == ECONNRESET) return 0;
+  fail("recv");
+}
+
+std::size_t stream_socket::send_now(std::span<const std::byte> bytes) const {
+  const auto sent = ::send(descriptor_, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (sent >= 0) return static_cast<std::size_t>(sent);
+  if (errno == EAGAIN) return 0;
+  fail("send");
+}
+
 void stream_socket::send_all(std::span<const std::byte> bytes) const {
   while (!bytes.empty()) {
     const auto sent = ::send(descriptor_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
@@ -103,19 +122,33 @@ void stream_socket::send_all(std::span<const std::byte> bytes) const {
   }
 }
 
-stream_socket accept_client(const server_seat& seat) {
+listening_socket::listening_socket(const server_seat& seat)
+    : seat_(&seat), listener_(make_socket(place_of(seat))) {
+  const auto address = place_of(seat);
+  tune(listener_, seat.asked(), seat.via());
+  if (::bind(listener_.descriptor(), address.get(), address.size()) != 0) fail("bind");
+  if (::listen(listener_.descriptor(), SOMAXCONN) != 0) fail("listen");
   const bool tcp = seat.via() == road::tcp;
-  const auto address = tcp ? socket_address(0) : socket_address(seat.unix_path());
-  const auto listener = make_socket(address);
-  tune(listener, seat.asked(), seat.via());
-  if (::bind(listener.descriptor(), address.get(), address.size()) != 0) fail("bind");
-  if (::listen(listener.descriptor(), 1) != 0) fail("listen");
-  seat.announce(tcp ? std::to_string(port_of(listener)) : seat.unix_path());
-  const int client = ::accept4(listener.descriptor(), nullptr, nullptr, SOCK_CLOEXEC);
+  seat.announce(tcp ? std::to_string(port_of(listener_)) : seat.unix_path());
+}
+
+stream_socket listening_socket::accept() const {
+  const int client = ::accept4(listener_.descriptor(), nullptr, nullptr, SOCK_CLOEXEC);
   if (client < 0) fail("accept");
   stream_socket accepted(client);
-  tune(accepted, seat.asked(), seat.via());
+  tune(accepted, seat_->asked(), seat_->via());
   return accepted;
+}
+
+stream_socket accept_client(const server_seat& seat) {
+  return listening_socket(seat).accept();
+}
+
+std::vector<stream_socket> accept_clients(const server_seat& seat) {
+  const listening_socket listener(seat);
+  std::vector<stream_socket> clients;
+  while (clients.size() < seat.asked().connections) clients.push_back(listener.accept());
+  return clients;
 }
 
 stream_socket connect_to_server(const client_seat& seat) {
@@ -126,6 +159,12 @@ stream_socket connect_to_server(const client_seat& seat) {
   tune(connected, seat.asked(), seat.via());
   if (::connect(connected.descriptor(), address.get(), address.size()) != 0) fail("connect");
   return connected;
+}
+
+std::vector<stream_socket> connect_all_to_server(const client_seat& seat) {
+  std::vector<stream_socket> servers;
+  while (servers.size() < seat.asked().connections) servers.push_back(connect_to_server(seat));
+  return servers;
 }
 
 }  // namespace bench
