@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <functional>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "bench.hpp"
 
@@ -40,32 +42,62 @@ note note_of(const std::optional<hawser::message>& received) {
 
 // ---- the two processes ------------------------------------------------------------------------
 
+/// How a worker waits: as it does by default, or asleep at once.
+enum class waits : std::uint8_t { by_default, asleep };
+
+hawser::executor_config config_of(waits how) {
+  hawser::executor_config config{.threads = 1};
+  if (how == waits::asleep) config.spin.how = hawser::spin_policy::mode::off;
+  return config;
+}
+
+/// How many sockets a link asks for.
+enum class sockets : std::uint8_t { by_default, one };
+
+std::string address_of(const client_seat& seat, sockets wanted) {
+  return seat.address() + (wanted == sockets::one ? "?channels=1" : "");
+}
+
+hawser::listener listen(hawser::runtime& runtime, const server_seat& seat) {
+  const bool tcp = seat.via() == bench::road::tcp;
+  auto listener = hawser::listen(runtime, tcp ? "tcp://127.0.0.1:0" : "unix:" + seat.unix_path());
+  seat.announce(listener.uri());
+  return listener;
+}
+
+template <auto Serve, waits How = waits::by_default>
+void serve_links(server_seat& seat) {
+  hawser::runtime runtime(config_of(How));
+  hawser::run(runtime, Serve, listen(runtime, seat), std::cref(seat));
+}
+
 template <pick Channel, auto Serve>
-task<void> serve_link(hawser::listener listener) {
+task<void> serve_channel(hawser::listener listener, const server_seat&) {
   const auto link = co_await listener.accept();
   co_await Serve((link.*Channel)());
 }
 
-template <pick Channel, auto Serve>
+template <pick Channel, auto Serve, waits How = waits::by_default>
 void serve(server_seat& seat) {
-  hawser::runtime runtime({.threads = 1});
-  const bool tcp = seat.via() == bench::road::tcp;
-  auto listener = hawser::listen(runtime, tcp ? "tcp://127.0.0.1:0" : "unix:" + seat.unix_path());
-  seat.announce(listener.uri());
-  hawser::run(runtime, serve_link<Channel, Serve>, std::move(listener));
+  serve_links<serve_channel<Channel, Serve>, How>(seat);
+}
+
+template <auto Call, waits How = waits::by_default>
+void call_links(client_seat& seat) {
+  hawser::runtime runtime(config_of(How));
+  hawser::run(runtime, Call, std::ref(seat));
 }
 
 template <pick Channel, auto Call>
-task<void> call_link(client_seat& seat) {
+task<void> call_channel(client_seat& seat) {
   const auto link = co_await hawser::connect(seat.address());
   co_await Call((link.*Channel)(), seat);
   co_await link.close();
 }
 
-template <pick Channel, auto Call>
+template <pick Channel, auto Call, waits How = waits::by_default>
 void call(client_seat& seat) {
-  hawser::runtime runtime({.threads = 1});
-  hawser::run(runtime, call_link<Channel, Call>, std::ref(seat));
+  call_links<call_channel<Channel, Call>, How>(seat);
 }
 
 // ---- echo -------------------------------------------------------------------------------------
@@ -90,16 +122,111 @@ task<void> time_round_trips(hawser::channel& channel, client_seat& seat) {
   }
 }
 
-task<void> echo_window(hawser::channel& channel, client_seat& seat) {
+task<void> echo_messages(hawser::channel& channel, std::uint64_t count, std::uint64_t in_flight) {
   small_message message{};
+  std::uint64_t sent = 0;
+  while (sent < std::min(count, in_flight)) co_await send(channel, message, {sent++, 0});
+  for (std::uint64_t received = 0; received < count; ++received) {
+    const auto answer = co_await channel.recv();
+    bench::expect_number(received, note_of(answer).number);
+    if (sent < count) co_await send(channel, message, {sent++, 0});
+  }
+}
+
+task<void> echo_window(hawser::channel& channel, client_seat& seat) {
   while (const auto count = seat.next_round()) {
-    std::uint64_t sent = 0;
-    while (sent < std::min(count, bench::window)) co_await send(channel, message, {sent++, 0});
-    for (std::uint64_t received = 0; received < count; ++received) {
-      const auto answer = co_await channel.recv();
-      bench::expect_number(received, note_of(answer).number);
-      if (sent < count) co_await send(channel, message, {sent++, 0});
+    co_await echo_messages(channel, count, seat.asked().in_flight);
+  }
+}
+
+// ---- many links -------------------------------------------------------------------------------
+
+template <pick Channel>
+task<void> echo_link(hawser::link link) {
+  co_await echo((link.*Channel)());
+}
+
+template <pick Channel>
+task<void> serve_all(hawser::listener listener, const server_seat& seat) {
+  std::vector<task<void>> links;
+  while (links.size() < seat.asked().connections) {
+    links.push_back(echo_link<Channel>(co_await listener.accept()));
+  }
+  co_await hawser::when_all(std::move(links));
+}
+
+template <pick Channel>
+task<void> call_all(client_seat& seat) {
+  const auto& asked = seat.asked();
+  std::vector<hawser::link> links;
+  while (links.size() < asked.connections) {
+    links.push_back(co_await hawser::connect(seat.address()));
+  }
+  while (const auto count = seat.next_round()) {
+    std::vector<task<void>> parts;
+    for (const auto& link : links) {
+      const auto share = bench::share_of(count, asked.connections, parts.size());
+      parts.push_back(echo_messages((link.*Channel)(), share, asked.in_flight));
     }
+    co_await hawser::when_all(std::move(parts));
+  }
+}
+
+// ---- a link a message -------------------------------------------------------------------------
+
+task<void> serve_newcomers(hawser::scope& clients, hawser::listener listener, const server_seat&) {
+  for (;;) clients.serve(echo_link<rpc>(co_await listener.accept()));
+}
+
+template <sockets Wanted>
+task<void> call_and_leave(client_seat& seat) {
+  const auto address = address_of(seat, Wanted);
+  small_message message{};
+  std::uint64_t number = 0;
+  while (const auto count = seat.next_round()) {
+    for (std::uint64_t i = 0; i < count; ++i) {
+      const auto before = bench::clock::now();
+      const auto link = co_await hawser::connect(address);
+      co_await send(link.rpc(), message, {++number, 0});
+      const auto answer = co_await link.rpc().recv();
+      seat.record(bench::clock::now() - before);
+      bench::expect_number(number, note_of(answer).number);
+      co_await link.close();
+    }
+  }
+}
+
+// ---- a load by the clock ----------------------------------------------------------------------
+
+task<void> send_on_time(hawser::channel& channel, const bench::schedule& schedule,
+                        std::uint64_t count) {
+  small_message message{};
+  auto now = bench::clock::now();
+  for (std::uint64_t sent = 0; sent < count; ++sent) {
+    const auto due = schedule.due(sent);
+    if (now < due) now = bench::clock::now();
+    if (now < due) {
+      co_await hawser::this_task::sleep_until(due);
+      now = bench::clock::now();
+    }
+    co_await send(channel, message, {sent, 0});
+  }
+}
+
+task<void> record_answers(hawser::channel& channel, const bench::schedule& schedule,
+                          std::uint64_t count, client_seat& seat) {
+  for (std::uint64_t received = 0; received < count; ++received) {
+    const auto answer = co_await channel.recv();
+    bench::expect_number(received, note_of(answer).number);
+    seat.record(bench::clock::now() - schedule.due(received));
+  }
+}
+
+task<void> offer_load(hawser::channel& channel, client_seat& seat) {
+  while (const auto count = seat.next_round()) {
+    const auto schedule = seat.schedule();
+    co_await hawser::when_all(send_on_time(channel, schedule, count),
+                              record_answers(channel, schedule, count, seat));
   }
 }
 
@@ -144,12 +271,136 @@ task<void> send_bulk(hawser::channel& channel, client_seat& seat) {
   }
 }
 
+// ---- pings beside bulk ------------------------------------------------------------------------
+
+task<void> serve_both(hawser::listener listener, const server_seat&) {
+  const auto link = co_await listener.accept();
+  co_await hawser::when_all(echo(link.rpc()), count_messages(link.bulk()));
+}
+
+/// Pings one after the other until done.
+struct pinging {
+  bool done = false;
+  std::vector<bench::clock::duration> times{};
+};
+
+task<void> ping(hawser::channel& channel, pinging& state) {
+  small_message message{};
+  std::uint64_t number = 0;
+  do {
+    const auto before = bench::clock::now();
+    co_await send(channel, message, {++number, 0});
+    const auto answer = co_await channel.recv();
+    state.times.push_back(bench::clock::now() - before);
+    bench::expect_number(number, note_of(answer).number);
+  } while (!state.done);
+}
+
+task<void> stay_idle(std::chrono::duration<double> length, pinging& state) {
+  co_await hawser::this_task::sleep_for(
+      std::chrono::duration_cast<bench::clock::duration>(length));
+  state.done = true;
+}
+
+// `rate` a second; 0: as fast as they go.
+task<void> stream_bulk(hawser::channel& channel, std::uint64_t count, double rate,
+                       pinging& state) {
+  const auto message = bulk_message({0, 0});
+  const auto last = bulk_message({0, 1});
+  const bench::schedule schedule(rate, bench::clock::now());
+  for (std::uint64_t sent = 1; sent <= count; ++sent) {
+    if (rate != 0) co_await hawser::this_task::sleep_until(schedule.due(sent));
+    co_await channel.send(sent == count ? last : message);
+  }
+  const auto answer = co_await channel.recv();
+  bench::expect_number(count, note_of(answer).number);
+  state.done = true;
+}
+
+void report_times(client_seat& seat, const std::string& before, const std::string& after,
+                  const pinging& pings) {
+  seat.report({before + "p50" + after, "us", bench::percentile_us(pings.times, 0.50)});
+  seat.report({before + "p99" + after, "us", bench::percentile_us(pings.times, 0.99)});
+}
+
+task<void> ping_beside_part(const hawser::link& link, client_seat& seat, unsigned percent,
+                            double full_rate) {
+  const double rate = full_rate * percent / 100;
+  const auto count = static_cast<std::uint64_t>(rate * seat.wanted().count() / 4) + 1;
+  pinging pings;
+  const auto begin = bench::clock::now();
+  co_await hawser::when_all(stream_bulk(link.bulk(), count, rate, pings),
+                            ping(link.rpc(), pings));
+  const std::chrono::duration<double> taken = bench::clock::now() - begin;
+  const auto bytes = static_cast<double>(count * bench::bulk_bytes);
+  const auto suffix = "_at_" + std::to_string(percent);
+  report_times(seat, "", suffix, pings);
+  seat.report({"bandwidth" + suffix, "GB/s", bytes / taken.count() / 1e9});
+}
+
+// What a ping may have to wait for: the largest piece of bulk that leaves at once. See
+// src/wire/README.md.
+constexpr double slice_bytes(sockets wanted) {
+  return wanted == sockets::one ? 64 << 10 : 1 << 20;
+}
+
+template <sockets Wanted>
+task<void> ping_beside_bulk(client_seat& seat) {
+  const auto link = co_await hawser::connect(address_of(seat, Wanted));
+  pinging idle;
+  co_await hawser::when_all(stay_idle(seat.wanted() / 4, idle), ping(link.rpc(), idle));
+  report_times(seat, "idle_", "", idle);
+
+  while (const auto count = seat.next_round()) {
+    pinging pings;
+    co_await hawser::when_all(stream_bulk(link.bulk(), count, 0, pings), ping(link.rpc(), pings));
+    for (const auto time : pings.times) seat.record(time);
+  }
+  const double full_rate = seat.messages_per_second();
+  const double slice_us = slice_bytes(Wanted) / (full_rate * bench::bulk_bytes) * 1e6;
+  const double excess = bench::percentile_us(seat.recorded(), 0.99) -
+                        bench::percentile_us(idle.times, 0.99);
+  seat.report({"slice_us", "us", slice_us});
+  seat.report({"excess_slices", "slices", excess / slice_us});
+
+  for (const unsigned percent : {25U, 50U, 75U}) {
+    co_await ping_beside_part(link, seat, percent, full_rate);
+  }
+  co_await link.close();
+}
+
+constexpr auto asleep = waits::asleep;
+
 constexpr std::array entries{
     bench::entry{&bench::echo_rtt, "hawser", serve<rpc, echo>, call<rpc, time_round_trips>},
+    bench::entry{&bench::echo_rtt_sleeping, "hawser", serve<rpc, echo, asleep>,
+                 call<rpc, time_round_trips, asleep>, 2},
+    bench::entry{&bench::echo_rtt_one_core, "hawser", serve<rpc, echo, asleep>,
+                 call<rpc, time_round_trips, asleep>},
+    bench::entry{&bench::echo_rtt_one_core, "hawser_default", serve<rpc, echo>,
+                 call<rpc, time_round_trips>},
     bench::entry{&bench::echo_throughput, "hawser", serve<stream, echo>, call<stream, echo_window>},
+    bench::entry{&bench::echo_throughput, "hawser_sleeping", serve<stream, echo, asleep>,
+                 call<stream, echo_window, asleep>},
+    bench::entry{&bench::echo_busy, "hawser", serve<stream, echo>, call<stream, echo_window>},
+    bench::entry{&bench::echo_busy, "hawser_sleeping", serve<stream, echo, asleep>,
+                 call<stream, echo_window, asleep>},
+    bench::entry{&bench::echo_32, "hawser", serve_links<serve_all<stream>>,
+                 call_links<call_all<stream>>},
+    bench::entry{&bench::echo_256, "hawser", serve_links<serve_all<rpc>>,
+                 call_links<call_all<rpc>>},
     bench::entry{&bench::oneway_throughput, "hawser", serve<stream, count_messages>,
                  call<stream, send_oneway>},
     bench::entry{&bench::bulk_1mib, "hawser", serve<bulk, count_messages>, call<bulk, send_bulk>},
+    bench::entry{&bench::connect_reply, "hawser", serve_links<serve_newcomers>,
+                 call_links<call_and_leave<sockets::by_default>>},
+    bench::entry{&bench::connect_reply, "hawser_one", serve_links<serve_newcomers>,
+                 call_links<call_and_leave<sockets::one>>},
+    bench::entry{&bench::ping_beside_bulk, "hawser", serve_links<serve_both>,
+                 call_links<ping_beside_bulk<sockets::by_default>>},
+    bench::entry{&bench::ping_beside_bulk, "hawser_one", serve_links<serve_both>,
+                 call_links<ping_beside_bulk<sockets::one>>},
+    bench::entry{&bench::load, "hawser", serve<stream, echo>, call<stream, offer_load>},
 };
 
 }  // namespace
