@@ -3,6 +3,7 @@
 // async_write a message. `asio_batched` packs and cuts messages by hand.
 #include <asio.hpp>
 
+#include <algorithm>
 #include <array>
 #include <exception>
 #include <stdexcept>
@@ -52,6 +53,56 @@ void call(client_seat& seat) {
   run(context, Work(adopt(context, connect_to_server(seat), seat.via()), seat));
 }
 
+// ---- many connections -------------------------------------------------------------------------
+
+std::vector<socket> adopt_all(asio::io_context& context, std::vector<bench::stream_socket> made,
+                              bench::road via) {
+  std::vector<socket> sockets;
+  for (auto& each : made) sockets.push_back(adopt(context, std::move(each), via));
+  return sockets;
+}
+
+// Runs all beside each other until all have ended; the first failure is thrown.
+void run_all(asio::io_context& context, std::vector<awaitable<void>> works) {
+  std::exception_ptr failure;
+  for (auto& work : works) {
+    asio::co_spawn(context, std::move(work), [&](std::exception_ptr why) {
+      if (why && !failure) failure = why;
+    });
+  }
+  context.restart();
+  context.run();
+  if (failure) std::rethrow_exception(failure);
+}
+
+template <auto Work>
+void serve_all(server_seat& seat) try {
+  asio::io_context context(1);
+  std::vector<awaitable<void>> works;
+  for (auto& client : adopt_all(context, accept_clients(seat), seat.via())) {
+    works.push_back(Work(std::move(client)));
+  }
+  run_all(context, std::move(works));
+} catch (const asio::system_error& problem) {
+  if (problem.code() != asio::error::eof) throw;
+}
+
+template <auto Work>
+void call_all(client_seat& seat) {
+  asio::io_context context(1);
+  auto servers = adopt_all(context, connect_all_to_server(seat), seat.via());
+  while (const auto count = seat.next_round()) {
+    std::vector<awaitable<void>> works;
+    for (auto& server : servers) {
+      const auto share = bench::share_of(count, servers.size(), works.size());
+      works.push_back(Work(server, share, seat.asked().in_flight));
+    }
+    run_all(context, std::move(works));
+  }
+}
+
+// ---- messages ---------------------------------------------------------------------------------
+
 awaitable<std::size_t> send(socket& to, small_message& message, note written) {
   bench::write_note(message, written);
   return asio::async_write(to, asio::buffer(message), use_awaitable);
@@ -87,16 +138,20 @@ awaitable<void> time_round_trips(socket server, client_seat& seat) {
   }
 }
 
-awaitable<void> echo_window(socket server, client_seat& seat) {
+awaitable<void> echo_messages(socket& server, std::uint64_t count, std::uint64_t in_flight) {
   small_message message{};
+  std::uint64_t sent = 0;
+  while (sent < std::min(count, in_flight)) co_await send(server, message, {sent++, 0});
+  for (std::uint64_t received = 0; received < count; ++received) {
+    co_await receive(server, message);
+    bench::expect_number(received, bench::note_in(message).number);
+    if (sent < count) co_await send(server, message, {sent++, 0});
+  }
+}
+
+awaitable<void> echo_window(socket server, client_seat& seat) {
   while (const auto count = seat.next_round()) {
-    std::uint64_t sent = 0;
-    while (sent < std::min(count, bench::window)) co_await send(server, message, {sent++, 0});
-    for (std::uint64_t received = 0; received < count; ++received) {
-      co_await receive(server, message);
-      bench::expect_number(received, bench::note_in(message).number);
-      if (sent < count) co_await send(server, message, {sent++, 0});
-    }
+    co_await echo_messages(server, count, seat.asked().in_flight);
   }
 }
 
@@ -117,20 +172,24 @@ asio::const_buffer buffer_of(std::span<const std::byte> bytes) {
   return {bytes.data(), bytes.size()};
 }
 
-awaitable<void> echo_window_in_batches(socket server, client_seat& seat) {
+awaitable<void> echo_in_batches(socket& server, std::uint64_t count, std::uint64_t in_flight) {
   bench::inbox inbox;
   bench::outbox outbox;
+  std::uint64_t sent = 0;
+  std::uint64_t received = 0;
+  while (received < count) {
+    while (sent < count && sent - received < in_flight) outbox.add({sent++, 0});
+    co_await asio::async_write(server, buffer_of(outbox.bytes()), use_awaitable);
+    outbox.clear();
+    const auto got = co_await server.async_read_some(buffer_of(inbox.room()), use_awaitable);
+    inbox.filled(got);
+    while (!inbox.empty()) bench::expect_number(received++, inbox.take().number);
+  }
+}
+
+awaitable<void> echo_window_in_batches(socket server, client_seat& seat) {
   while (const auto count = seat.next_round()) {
-    std::uint64_t sent = 0;
-    std::uint64_t received = 0;
-    while (received < count) {
-      while (sent < count && sent - received < bench::window) outbox.add({sent++, 0});
-      co_await asio::async_write(server, buffer_of(outbox.bytes()), use_awaitable);
-      outbox.clear();
-      const auto got = co_await server.async_read_some(buffer_of(inbox.room()), use_awaitable);
-      inbox.filled(got);
-      while (!inbox.empty()) bench::expect_number(received++, inbox.take().number);
-    }
+    co_await echo_in_batches(server, count, seat.asked().in_flight);
   }
 }
 
@@ -212,15 +271,60 @@ awaitable<void> send_bulk(socket server, client_seat& seat) {
   }
 }
 
+// ---- a load by the clock ----------------------------------------------------------------------
+
+awaitable<void> send_on_time(socket& server, const bench::schedule& schedule,
+                             std::uint64_t count) {
+  asio::steady_timer timer(server.get_executor());
+  small_message message{};
+  auto now = bench::clock::now();
+  for (std::uint64_t sent = 0; sent < count; ++sent) {
+    const auto due = schedule.due(sent);
+    if (now < due) now = bench::clock::now();
+    if (now < due) {
+      timer.expires_at(due);
+      co_await timer.async_wait(use_awaitable);
+      now = bench::clock::now();
+    }
+    co_await send(server, message, {sent, 0});
+  }
+}
+
+awaitable<void> record_answers(socket& server, const bench::schedule& schedule,
+                               std::uint64_t count, client_seat& seat) {
+  small_message message{};
+  for (std::uint64_t received = 0; received < count; ++received) {
+    co_await receive(server, message);
+    bench::expect_number(received, bench::note_in(message).number);
+    seat.record(bench::clock::now() - schedule.due(received));
+  }
+}
+
+void offer_load(client_seat& seat) {
+  asio::io_context context(1);
+  auto server = adopt(context, connect_to_server(seat), seat.via());
+  while (const auto count = seat.next_round()) {
+    const auto schedule = seat.schedule();
+    std::vector<awaitable<void>> works;
+    works.push_back(send_on_time(server, schedule, count));
+    works.push_back(record_answers(server, schedule, count, seat));
+    run_all(context, std::move(works));
+  }
+}
+
 constexpr std::array entries{
     bench::entry{&bench::echo_rtt, "asio", serve<echo>, call<time_round_trips>},
     bench::entry{&bench::echo_throughput, "asio", serve<echo>, call<echo_window>},
     bench::entry{&bench::echo_throughput, "asio_batched", serve<echo_batches>,
                  call<echo_window_in_batches>},
+    bench::entry{&bench::echo_32, "asio_batched", serve_all<echo_batches>,
+                 call_all<echo_in_batches>},
+    bench::entry{&bench::echo_256, "asio", serve_all<echo>, call_all<echo_messages>},
     bench::entry{&bench::oneway_throughput, "asio", serve<count_messages>, call<send_oneway>},
     bench::entry{&bench::oneway_throughput, "asio_batched", serve<count_batches>,
                  call<send_oneway_in_batches>},
     bench::entry{&bench::bulk_1mib, "asio", serve<count_bulk>, call<send_bulk>},
+    bench::entry{&bench::load, "asio", serve<echo>, offer_load},
 };
 
 }  // namespace

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // ZeroMQ as its guide pairs its sockets: REQ with REP for one message in flight, DEALER with ROUTER
-// for many, PUSH with PULL one way, where the answer takes a second pair. Default options but for
-// the socket buffers of the table.
+// for many, PUSH with PULL one way, where the answer takes a second pair. Many connections are a
+// DEALER each, because one connects to an address only once. Default options but for the socket
+// buffers of the table, and no message limit where more is in flight than it lets through.
 #include <zmq.h>
 
 #include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <list>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -62,6 +64,10 @@ class socket {
       : handle_(zmq_socket(owner.get(), kind)) {
     require(handle_ != nullptr, "zmq_socket");
     set(ZMQ_LINGER, 0);
+    if (&asked == &bench::load || asked.connections > 1) {  // a full ROUTER drops; others wait
+      set(ZMQ_SNDHWM, 0);
+      set(ZMQ_RCVHWM, 0);
+    }
     if (!bench::has_large_buffers(asked, via)) return;
     set(ZMQ_SNDBUF, bench::large_buffer_bytes);
     set(ZMQ_RCVBUF, bench::large_buffer_bytes);
@@ -91,6 +97,11 @@ class socket {
   void send(std::span<const std::byte> copied) {
     require(zmq_send(handle_, copied.data(), copied.size(), 0) >= 0, "send");
   }
+  /// Without waiting.
+  [[nodiscard]] bool receive_now(message& into) {
+    return zmq_msg_recv(into.get(), handle_, ZMQ_DONTWAIT) >= 0;
+  }
+  [[nodiscard]] zmq_pollitem_t readable() const noexcept { return {handle_, 0, ZMQ_POLLIN, 0}; }
   [[nodiscard]] note receive_note() {
     message received;
     require(receive(received), "receive");
@@ -104,6 +115,11 @@ class socket {
 
   void* handle_;
 };
+
+// Blocks until there is something to receive.
+void poll(std::span<zmq_pollitem_t> items) {
+  require(zmq_poll(items.data(), static_cast<int>(items.size()), -1) >= 0, "poll");
+}
 
 // The n-th address of a server.
 std::string place(const server_seat& seat, int n) {
@@ -168,6 +184,95 @@ void call_dealer(client_seat& seat) {
     for (std::uint64_t received = 0; received < count; ++received) {
       bench::expect_number(received, dealer.receive_note().number);
       if (sent < count) send_note(dealer, {sent++, 0});
+    }
+  }
+}
+
+/// One connection's part of a round.
+class conversation {
+ public:
+  conversation(const context& owner, const client_seat& seat)
+      : dealer_(owner, ZMQ_DEALER, seat.asked(), seat.via()), in_flight_(seat.asked().in_flight) {
+    dealer_.connect(seat.address());
+  }
+
+  [[nodiscard]] zmq_pollitem_t readable() const noexcept { return dealer_.readable(); }
+  void begin(std::uint64_t count) {
+    count_ = count;
+    sent_ = received_ = 0;
+    refill();
+  }
+  /// How many answers were there; as many new messages leave.
+  std::uint64_t advance() {
+    const auto before = received_;
+    message answer;
+    while (dealer_.receive_now(answer)) {
+      bench::expect_number(received_++, bench::note_in(answer.bytes()).number);
+    }
+    refill();
+    return received_ - before;
+  }
+
+ private:
+  void refill() {
+    while (sent_ < count_ && sent_ - received_ < in_flight_) send_note(dealer_, {sent_++, 0});
+  }
+
+  socket dealer_;
+  std::uint64_t in_flight_;
+  std::uint64_t count_ = 0;
+  std::uint64_t sent_ = 0;
+  std::uint64_t received_ = 0;
+};
+
+void call_many(client_seat& seat) {
+  const auto connections = seat.asked().connections;
+  const context owner;
+  std::list<conversation> conversations;
+  std::vector<zmq_pollitem_t> items;
+  while (conversations.size() < connections) {
+    items.push_back(conversations.emplace_back(owner, seat).readable());
+  }
+  while (const auto count = seat.next_round()) {
+    std::uint64_t index = 0;
+    for (auto& with : conversations) with.begin(bench::share_of(count, connections, index++));
+    for (std::uint64_t received = 0; received < count;) {
+      poll(items);
+      auto item = items.begin();
+      for (auto& with : conversations) {
+        if ((item++)->revents != 0) received += with.advance();
+      }
+    }
+  }
+}
+
+// ---- a load by the clock ----------------------------------------------------------------------
+
+void call_by_the_clock(client_seat& seat) {
+  const context owner;
+  socket dealer(owner, ZMQ_DEALER, seat.asked(), seat.via());
+  dealer.connect(seat.address());
+  bench::alarm alarm;
+  std::array<zmq_pollitem_t, 2> items{
+      {dealer.readable(), {nullptr, alarm.descriptor(), ZMQ_POLLIN, 0}}};
+  message answer;
+  while (const auto count = seat.next_round()) {
+    const auto schedule = seat.schedule();
+    std::uint64_t sent = 0;
+    for (std::uint64_t received = 0; received < count;) {
+      const auto now = bench::clock::now();
+      while (sent < count && schedule.due(sent) <= now) send_note(dealer, {sent++, 0});
+      if (!dealer.receive_now(answer)) {
+        if (sent < count) {
+          alarm.set(schedule.due(sent));
+        } else {
+          alarm.clear();
+        }
+        poll(items);
+        continue;
+      }
+      bench::expect_number(received, bench::note_in(answer.bytes()).number);
+      seat.record(bench::clock::now() - schedule.due(received++));
     }
   }
 }
@@ -249,8 +354,10 @@ void push_bulk(client_seat& seat) {
 constexpr std::array entries{
     bench::entry{&bench::echo_rtt, "zeromq", serve_replies, call_requests},
     bench::entry{&bench::echo_throughput, "zeromq", serve_router, call_dealer},
+    bench::entry{&bench::echo_32, "zeromq", serve_router, call_many},
     bench::entry{&bench::oneway_throughput, "zeromq", serve_pull, call_push},
     bench::entry{&bench::bulk_1mib, "zeromq", serve_pull, push_bulk},
+    bench::entry{&bench::load, "zeromq", serve_router, call_by_the_clock},
 };
 
 }  // namespace
