@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The goals of goals.json: bounds on the ratio of two medians, or of one to a constant."""
+"""The goals of goals.json: bounds on the ratio of two figures.
+
+A figure is a number, "bench/case/impl/metric", which stands for a median, or made of others:
+{"max_of": [...]} and {"min_of": [...]} of those that were measured, {"minus": [a, b]}.
+"""
 
 import dataclasses
 import json
@@ -9,11 +13,14 @@ import typing
 FILE = pathlib.Path(__file__).with_name("goals.json")
 
 
+Figure = typing.Union[str, float, dict]
+
+
 @dataclasses.dataclass(frozen=True)
 class Goal:
     text: str
-    numerator: str
-    denominator: typing.Union[str, float]
+    numerator: Figure
+    denominator: Figure
     at_least: typing.Optional[float] = None
     at_most: typing.Optional[float] = None
 
@@ -55,19 +62,38 @@ def load(path=FILE):
     return goals
 
 
+def value_of(figure, medians):
+    """None if it was not measured."""
+    if isinstance(figure, str):
+        return medians.get(figure)
+    if not isinstance(figure, dict):
+        return figure
+    [(how, of)] = figure.items()
+    values = [value_of(one, medians) for one in of]
+    if how == "minus":
+        return None if None in values else values[0] - values[1]
+    choose = {"max_of": max, "min_of": min}[how]
+    return choose((value for value in values if value is not None), default=None)
+
+
+def names_in(figure):
+    """The medians that a figure is made of."""
+    if isinstance(figure, str):
+        return [figure]
+    if not isinstance(figure, dict):
+        return []
+    return [name for of in figure.values() for one in of for name in names_in(one)]
+
+
 def judge(goals, rows):
-    """A figure is named bench/case/impl/metric and stands for the median."""
     medians = {
         "/".join((row["bench"], row["case"], row["impl"], row["metric"])): row["median"]
         for row in rows
     }
-
-    def value(figure):
-        return medians.get(figure) if isinstance(figure, str) else figure
-
     verdicts = []
     for goal in goals:
-        above, below = value(goal.numerator), value(goal.denominator)
+        above = value_of(goal.numerator, medians)
+        below = value_of(goal.denominator, medians)
         missing = above is None or not below
         verdicts.append(Verdict(goal, None if missing else above / below))
     return verdicts

@@ -26,17 +26,33 @@ PROGRAMS = ROOT / "build" / "release" / "bench"
 DISTURBED = 0.12
 
 
+# Of its own peak: where a peer and hawser are compared under the same offered load.
+LOADS = (10, 50)
+
+
 @dataclasses.dataclass(frozen=True)
 class Pace:
     """How long a suite takes."""
 
     runs: int
     seconds: float
-    traced_runs: int
+    traced_runs: int  # of hawser; its peers are traced once
+    traced_counts: tuple = (2_000, 10_000)  # messages of the two runs that are subtracted
+    curve: tuple = (5, 10, 25, 50, 75, 90)  # percent of its own peak that everybody is offered
+    curve_runs: int = 3
+    curve_seconds: float = 0.5
 
 
-FULL = Pace(runs=7, seconds=1.0, traced_runs=3)
-SMOKE = Pace(runs=1, seconds=0.1, traced_runs=1)
+FULL = Pace(runs=5, seconds=1.0, traced_runs=3)
+SMOKE = Pace(
+    runs=1,
+    seconds=0.05,
+    traced_runs=1,
+    traced_counts=(500, 2_500),
+    curve=(50,),
+    curve_runs=1,
+    curve_seconds=0.05,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +80,11 @@ class Suite:
         self.notes = []
         self.runs = 0
         self.disturbed = 0
+
+    def median(self, *key):
+        """None if it was not measured."""
+        values = self.values.get(key)
+        return statistics.median(values) if values else None
 
     def add(self, sample):
         key = tuple(sample[name] for name in ("bench", "case", "impl", "metric", "unit"))
@@ -131,16 +152,19 @@ def own_seconds():
     return spent.ru_utime + spent.ru_stime
 
 
-def measure(suite, entry, seconds):
+def measure(suite, entry, seconds, rate=None, row=None):
+    """`rate` is offered where the benchmark takes one; `row` names the result differently."""
     began, busy, own = time.monotonic(), busy_seconds(), own_seconds()
+    options = ["--seconds", str(seconds)] + (["--rate", f"{rate:.6g}"] if rate else [])
     try:
-        output = execute(entry.command("--seconds", str(seconds)), patience=30 + 20 * seconds)
+        output = execute(entry.command(*options), patience=30 + 20 * seconds)
     except RuntimeError as problem:
-        suite.failures.append(f"{entry}: {problem}")
-        say(f"  {entry} FAILED: {problem}")
+        text = f"{entry} --rate {rate:.6g}" if rate else str(entry)
+        suite.failures.append(f"{text}: {problem}")
+        say(f"  {text} FAILED: {problem}")
         return False
     for line in output.splitlines():
-        suite.add(json.loads(line))
+        suite.add({**json.loads(line), **(row or {})})
     others = busy_seconds() - busy - (own_seconds() - own)
     suite.runs += 1
     suite.disturbed += others > DISTURBED * (time.monotonic() - began) * (os.cpu_count() or 1)
@@ -155,6 +179,45 @@ def measure_case(suite, entries, pace):
         entries = [entry for entry in entries if measure(suite, entry, pace.seconds)]
         if not entries:
             break
+
+
+# ---- offered load -------------------------------------------------------------------------------
+
+
+def peak_of(suite, entry):
+    """Messages a second that this peer reached in the same execution, on the same road."""
+    return suite.median("echo_throughput", entry.case, entry.impl, "throughput", "messages/s")
+
+
+def compare_loads(suite, entries, pace):
+    """Each peer at shares of its own peak, and hawser at the same rate, in turn."""
+    ours = [entry for entry in entries if entry.impl == "hawser"]
+    peers = [e for e in entries if e.impl != "hawser" and not e.impl.startswith("floor")]
+    for peer in peers:
+        peak = peak_of(suite, peer)
+        if not ours or not peak:
+            continue
+        for percent in LOADS:
+            say(f"load {peer.case}: {percent} % of the peak of {peer.impl}")
+            row = {"bench": f"load_{percent}", "case": f"{peer.case}-{peer.impl}"}
+            pair = [peer, ours[0]]
+            for _ in range(pace.runs):
+                rate = peak * percent / 100
+                pair = [e for e in pair if measure(suite, e, pace.seconds, rate, row)]
+
+
+def draw_curves(suite, entries, pace):
+    """Everybody at shares of the own peak, for the plot of latency against load."""
+    case = entries[0].case
+    entries = [entry for entry in entries if peak_of(suite, entry)]
+    for run in range(pace.curve_runs):
+        for percent in pace.curve:
+            say(f"load curve {case}: {percent} %, run {run + 1} of {pace.curve_runs}")
+            for entry in list(entries):
+                row = {"bench": "load_curve", "case": f"{entry.case}-{percent}"}
+                rate = peak_of(suite, entry) * percent / 100
+                if not measure(suite, entry, pace.curve_seconds, rate, row):
+                    entries.remove(entry)
 
 
 # ---- system calls -------------------------------------------------------------------------------
@@ -183,13 +246,19 @@ def traced_calls(entry, count):
     raise RuntimeError("strace printed no total")
 
 
+def is_traceable(entry):
+    """Who spins asks the system as often as there is time: that says nothing about messages."""
+    return entry.impl not in ("hawser", "floor_spin")
+
+
 def count_calls(suite, entries, pace):
     """Of two runs of different length only the difference counts: it has no start and no end."""
-    few, many = 5_000, 25_000
-    entries = list(entries)
+    few, many = pace.traced_counts
     for run in range(pace.traced_runs):
         say(f"{entries[0].bench} {entries[0].case}: system calls, {run + 1} of {pace.traced_runs}")
-        for entry in entries:
+        for entry in filter(is_traceable, entries):
+            if run > 0 and not entry.impl.startswith("hawser"):
+                continue
             try:
                 calls = traced_calls(entry, many) - traced_calls(entry, few)
             except RuntimeError as problem:
@@ -221,12 +290,13 @@ def discover(programs):
 
 
 def by_case(entries):
-    """Lists of entries that are compared with each other; hawser and the floor first."""
-    first = {"hawser": 0, "floor": 1, "floor_spin": 2}
+    """Lists of entries that are compared with each other; hawser and the floor first. Offered loads
+    come last: they are shares of what the others have found."""
+    first = {"hawser": 0, "hawser_sleeping": 1, "floor": 2, "floor_spin": 3}
     cases = {}
     for entry in entries:
         cases.setdefault((entry.bench, entry.case), []).append(entry)
-    ordered = sorted(cases.items())
+    ordered = sorted(cases.items(), key=lambda case: (case[0][0] == "load", case[0]))
     return [sorted(peers, key=lambda e: (first.get(e.impl, 9), e.impl)) for _, peers in ordered]
 
 
@@ -236,7 +306,11 @@ def run_suite(cases, pace, traced, emit):
     why_not = can_trace()
     for entries in cases:
         printed = set(suite.values)
-        measure_case(suite, entries, pace)
+        if entries[0].bench == "load":
+            compare_loads(suite, entries, pace)
+            draw_curves(suite, entries, pace)
+        else:
+            measure_case(suite, entries, pace)
         if entries[0].bench in traced and not why_not:
             count_calls(suite, entries, pace)
         for key, values in suite.values.items():
@@ -274,7 +348,7 @@ def arguments():
         default=ROOT / "build" / "bench" / "report.html",
         help="default: build/bench/report.html",
     )
-    parser.add_argument("--runs", type=positive, metavar="N", help="of each benchmark (default 7)")
+    parser.add_argument("--runs", type=positive, metavar="N", help="of each benchmark (default 5)")
     parser.add_argument(
         "--programs", metavar="DIR", type=pathlib.Path, help="built before: build nothing"
     )
@@ -289,12 +363,19 @@ def build():
 
 
 def select(entries, names):
+    """Those that are named; with loads also the peaks that these are shares of."""
     known = {entry.bench for entry in entries}
     unknown = [name for name in names if name not in known]
     if unknown:
         say(f"bench/run: no benchmark '{unknown[0]}'; there are: {', '.join(sorted(known))}")
         sys.exit(2)
-    return [entry for entry in entries if not names or entry.bench in names]
+    loaded = {e.impl for e in entries if e.bench == "load"} if "load" in names else set()
+
+    def wanted(entry):
+        peak = entry.bench == "echo_throughput" and entry.impl in loaded
+        return not names or entry.bench in names or peak
+
+    return [entry for entry in entries if wanted(entry)]
 
 
 def opened(path):
