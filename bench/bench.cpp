@@ -26,11 +26,28 @@
 #include <stdexcept>
 #include <system_error>
 
-// Stands in for the C library's function in every program of this folder, also for what shared
-// libraries call, so that TCP sockets of all peers have one congestion control, also those of
+namespace {
+
+// Set once, before there are threads that make sockets.
+int imposed_buffer_bytes = 0;
+
+void impose_buffers(int on) noexcept {
+  if (on < 0 || imposed_buffer_bytes == 0) return;
+  const int error = errno;
+  const int bytes = imposed_buffer_bytes;
+  static_cast<void>(::setsockopt(on, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes));
+  static_cast<void>(::setsockopt(on, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes));
+  errno = error;
+}
+
+}  // namespace
+
+// These stand in for the C library's functions in every program of this folder, also for what
+// shared libraries call, so that the sockets of all peers have the same options, also those of
 // peers that cannot be told. bbr paces by the clock and halves what loopback can carry.
 extern "C" int socket(int domain, int type, int protocol) noexcept {
   const int made = static_cast<int>(::syscall(SYS_socket, domain, type, protocol));
+  impose_buffers(made);
   if (made < 0 || (domain != AF_INET && domain != AF_INET6)) return made;
   const int error = errno;
   std::array<char, 16> name{};
@@ -43,6 +60,16 @@ extern "C" int socket(int domain, int type, int protocol) noexcept {
   }
   errno = error;
   return made;
+}
+
+extern "C" int accept4(int listener, sockaddr* peer, socklen_t* size, int flags) {
+  const int made = static_cast<int>(::syscall(SYS_accept4, listener, peer, size, flags));
+  impose_buffers(made);
+  return made;
+}
+
+extern "C" int accept(int listener, sockaddr* peer, socklen_t* size) {
+  return ::accept4(listener, peer, size, 0);
 }
 
 namespace bench {
@@ -395,6 +422,10 @@ void alarm::set(clock::time_point when) {
 
 void alarm::clear() {
   set_alarm(descriptor_, {});
+}
+
+void impose_socket_buffers(int bytes) noexcept {
+  imposed_buffer_bytes = bytes;
 }
 
 void expect_number(std::uint64_t expected, std::uint64_t got) {

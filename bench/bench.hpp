@@ -137,6 +137,10 @@ class tally {
 /// Errors: throws unless both are the same: a peer that loses messages has no figures.
 void expect_number(std::uint64_t expected, std::uint64_t got);
 
+/// From here on every socket that this process makes or accepts gets buffers of so many bytes each
+/// way: for a library that cannot be told. See impose_large_buffers() in sockets.hpp.
+void impose_socket_buffers(int bytes) noexcept;
+
 /// The messages of connection `index`, when `count` are dealt to `connections`.
 [[nodiscard]] constexpr std::uint64_t share_of(std::uint64_t count, std::uint64_t connections,
                                                std::uint64_t index) noexcept {

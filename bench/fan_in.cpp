@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Many connections on raw sockets and one epoll a process, all that a socket has in one read and one
-// write.
+// Many connections on raw sockets and one epoll a process: all that a socket has in one read, all
+// answers to it in one write.
 #include <sys/epoll.h>
 
 #include <array>
@@ -37,8 +37,8 @@ class poller {
 
   /// Blocks until there is one.
   [[nodiscard]] std::span<const epoll_event> wait() {
-    const int ready =
-        ::epoll_wait(descriptor_.descriptor(), events_.data(), static_cast<int>(events_.size()), -1);
+    const auto most = static_cast<int>(events_.size());
+    const int ready = ::epoll_wait(descriptor_.descriptor(), events_.data(), most, -1);
     return std::span(events_).first(static_cast<std::size_t>(std::max(ready, 0)));
   }
 

@@ -178,8 +178,10 @@ class Axis:
     def marks(self):
         if not self.logarithmic:
             return [self.least, (self.least + self.most) / 2, self.most]
-        powers = range(math.ceil(math.log10(self.least)), math.floor(math.log10(self.most)) + 1)
-        return [10.0**power for power in powers]
+        powers = range(math.floor(math.log10(self.least)), math.ceil(math.log10(self.most)))
+        steps = (1,) if len(powers) > 3 else (1, 3)
+        marks = [step * 10.0**power for power in powers for step in steps]
+        return [mark for mark in marks if self.least <= mark <= self.most]
 
     def _scaled(self, value):
         return math.log10(value) if self.logarithmic else value
@@ -241,7 +243,8 @@ def charts(title, found, x_unit, y_unit):
     for case, lines in found.items():
         series = [(name, css_class(name), sorted(line)) for name, line in lines.items()]
         drawn = chart(series, f"{title} over {case}", x_unit, y_unit)
-        out.append(f"<figure><figcaption>{escape(case)} (less is better)</figcaption>{drawn}</figure>")
+        words = f"<figcaption>{escape(case)} (less is better)</figcaption>"
+        out.append(f"<figure>{words}{drawn}</figure>")
     return "".join(out) + "</div>"
 
 
@@ -383,8 +386,8 @@ def page(rows, values, verdicts, notes, smoke):
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>hawser benchmarks</title><style>{style}</style></head><body>"
         f'<h1>hawser benchmarks</h1><div class="machine">{escape(machine())}</div>'
-        "<p>Server and client are processes of their own, on a core each unless said, with the same "
-        "socket options for all. A bar ends at the median, a circle is one run.</p>"
+        "<p>Server and client are processes of their own, on a core each unless said, with the "
+        "same socket options for all. A bar ends at the median, a circle is one run.</p>"
         + "".join(f"<p><strong>Note:</strong> {escape(text)}.</p>" for text in warnings)
         + goal_table(verdicts)
         + "".join(section(bench, rows, values) for bench in benches)

@@ -22,6 +22,11 @@ inline constexpr int large_buffer_bytes = 1 << 20;
   return via == road::unix_socket || &asked != &connect_reply;
 }
 
+/// The same for peers whose library has no option for it: first of all in a server or client.
+inline void impose_large_buffers(const question& asked, road via) noexcept {
+  if (has_large_buffers(asked, via)) impose_socket_buffers(large_buffer_bytes);
+}
+
 /// Owns a descriptor.
 class stream_socket {
  public:

@@ -80,6 +80,7 @@ class Suite:
         self.notes = []
         self.runs = 0
         self.disturbed = 0
+        self.spent = {}  # bench -> seconds of all its cases
 
     def median(self, *key):
         """None if it was not measured."""
@@ -306,6 +307,7 @@ def run_suite(cases, pace, traced, emit):
     why_not = can_trace()
     for entries in cases:
         printed = set(suite.values)
+        began = time.monotonic()
         if entries[0].bench == "load":
             compare_loads(suite, entries, pace)
             draw_curves(suite, entries, pace)
@@ -313,6 +315,8 @@ def run_suite(cases, pace, traced, emit):
             measure_case(suite, entries, pace)
         if entries[0].bench in traced and not why_not:
             count_calls(suite, entries, pace)
+        bench = entries[0].bench
+        suite.spent[bench] = suite.spent.get(bench, 0) + time.monotonic() - began
         for key, values in suite.values.items():
             if key not in printed:
                 emit(row_of(key, values))
@@ -413,6 +417,8 @@ def main():
         print(f"FAILED: {text}")
     for text in suite.notes:
         print(f"note: {text}")
+    parts = ", ".join(f"{bench} {seconds:.0f}" for bench, seconds in suite.spent.items())
+    print(f"time: {sum(suite.spent.values()):.0f} s ({parts})")
     print(f"report: {asked.report}")
     print(goals.table(verdicts))
     return 1 if suite.failures or not rows else 0

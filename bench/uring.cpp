@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Many connections with one message in flight each, on io_uring without any library between: one
-// receive that stays armed a socket, buffers that the system picks, sends that are only heard of when
-// they fail, and one system call a turn for all of it.
+// receive that stays armed a socket, buffers that the system picks, sends that are only heard of
+// when they fail, and one system call a turn for all of it.
 #include <liburing.h>
 #include <sys/mman.h>
 
