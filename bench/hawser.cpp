@@ -150,7 +150,8 @@ template <pick Channel>
 task<void> serve_all(hawser::listener listener, const server_seat& seat) {
   std::vector<task<void>> links;
   while (links.size() < seat.asked().connections) {
-    links.push_back(echo_link<Channel>(co_await listener.accept()));
+    auto link = co_await listener.accept();
+    links.push_back(echo_link<Channel>(std::move(link)));
   }
   co_await hawser::when_all(std::move(links));
 }
@@ -160,7 +161,8 @@ task<void> call_all(client_seat& seat) {
   const auto& asked = seat.asked();
   std::vector<hawser::link> links;
   while (links.size() < asked.connections) {
-    links.push_back(co_await hawser::connect(seat.address()));
+    auto link = co_await hawser::connect(seat.address());
+    links.push_back(std::move(link));
   }
   while (const auto count = seat.next_round()) {
     std::vector<task<void>> parts;
@@ -175,7 +177,10 @@ task<void> call_all(client_seat& seat) {
 // ---- a link a message -------------------------------------------------------------------------
 
 task<void> serve_newcomers(hawser::scope& clients, hawser::listener listener, const server_seat&) {
-  for (;;) clients.serve(echo_link<rpc>(co_await listener.accept()));
+  for (;;) {
+    auto link = co_await listener.accept();
+    clients.serve(echo_link<rpc>(std::move(link)));
+  }
 }
 
 template <sockets Wanted>

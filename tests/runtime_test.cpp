@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "exec/config.hpp"
 #include "exec/runtime_core.hpp"
 #include "hawser/errc.hpp"
 #include "support/child.hpp"
