@@ -132,7 +132,7 @@ def bar(top, row, parts, runs, scale):
 
 def plot(rows, values, all_rows, most):
     """The peers of one case; `most` is the right end of the axis, the same for all its cases."""
-    scale = (WIDTH - LABELS - VALUES) / most if most else 0
+    scale = (WIDTH - LABELS - VALUES) / most if most > 0 else 0
     bars = []
     for index, row in enumerate(rows):
         key = tuple(row[name] for name in ("bench", "case", "impl", "metric", "unit"))
