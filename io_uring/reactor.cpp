@@ -11,6 +11,7 @@
 
 #include "hawser/errc.hpp"
 #include "native.hpp"
+#include "stream.hpp"
 
 namespace hawser {
 namespace {
@@ -147,7 +148,21 @@ bool uring_reactor::report_all() noexcept {
 }
 
 void uring_reactor::turn(clock::duration limit) noexcept {
-  ring_.turn(report_all() ? clock::duration::zero() : limit);
+  if (report_all()) limit = clock::duration::zero();
+  if (limit > clock::duration::zero()) {
+    hot_.cool_all();
+  } else {
+    hot_.read();
+  }
+  ring_.turn(limit);
+}
+
+void uring_reactor::poll() noexcept {
+  report_all();
+  hot_.read();
+  looking_ = true;
+  ring_.turn(clock::duration::zero());
+  looking_ = false;
 }
 
 namespace platform {

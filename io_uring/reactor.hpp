@@ -5,6 +5,8 @@
 #include <optional>
 #include <vector>
 
+#include "os/hot_streams.hpp"
+#include "os/read_blocks.hpp"
 #include "os/reactor.hpp"
 #include "receive_buffers.hpp"
 #include "ring.hpp"
@@ -12,6 +14,7 @@
 namespace hawser {
 
 class uring_reactor;
+class uring_stream;
 
 /// Something with an event to report from turn(), outside of any completion.
 class uring_reporter {
@@ -47,11 +50,16 @@ class uring_reactor final : public reactor {
   void wait(platform::native_handle handle, readiness::kind what, readiness& entry) override;
   void cancel_wait(readiness& entry) noexcept override;
   void turn(clock::duration limit) noexcept override;
+  void poll() noexcept override;
   void wake() noexcept override;
 
   // For streams and acceptors.
   [[nodiscard]] uring& ring() noexcept { return ring_; }
   [[nodiscard]] receive_buffers& buffers() noexcept { return *buffers_; }
+  [[nodiscard]] read_blocks& blocks() noexcept { return blocks_; }
+  [[nodiscard]] hot_streams<uring_stream>& hot() noexcept { return hot_; }
+  /// The worker looks for work, and finds what completes now by it.
+  [[nodiscard]] bool looking() const noexcept { return looking_; }
   [[nodiscard]] reactor_counters& count() noexcept { return counters_; }
   void queue(uring_reporter& ready) noexcept;
 
@@ -75,6 +83,9 @@ class uring_reactor final : public reactor {
   uring ring_;
   bell bell_;
   int bell_event_ = -1;
+  read_blocks blocks_;
+  hot_streams<uring_stream> hot_;
+  bool looking_ = false;
   uring_reporter* first_ = nullptr;
   uring_reporter* last_ = nullptr;
 };

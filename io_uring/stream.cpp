@@ -35,7 +35,9 @@ void uring_stream::start_reading() noexcept {
 //                    ^                                                                  |
 //                    +--- a few single reads found no direct space <--- single <--------+
 //
-// Both at once would deliver bytes out of order, so the next way is chosen only when the last
+//   any --(a worker that looks for work finds its bytes here: cancel)--> inline --cool()--> armed
+//
+// Two at once would deliver bytes out of order, so the next way is chosen only when the last
 // completion of the one before is here.
 void uring_stream::arm_read() noexcept {
   if (closing_ || ended_ || read_.active) return;
@@ -65,11 +67,19 @@ void uring_stream::arm_block(bool many) noexcept {
 // Behind the owner's memory comes a little room for what follows it, mostly the next header: one
 // system call less for each run of direct bytes.
 void uring_stream::arm_direct(std::span<std::byte> space) noexcept {
+  if (!prepare_direct(space)) return;
+  io_uring_sqe& entry = home_.ring().submission(read_);
+  io_uring_prep_recvmsg(&entry, platform::descriptor(socket_), &direct_message_, 0);
+  read_.active = true;
+  mode_ = mode::direct;
+}
+
+bool uring_stream::prepare_direct(std::span<std::byte> space) noexcept {
   try {
     if (tail_ == nullptr) tail_ = detail::allocate_block(tail_bytes);
   } catch (const std::bad_alloc&) {
     end(make_error_code(errc::resource_exhausted));
-    return;
+    return false;
   }
   direct_ = space.size();
   pieces_[0] = {space.data(), space.size()};
@@ -77,10 +87,7 @@ void uring_stream::arm_direct(std::span<std::byte> space) noexcept {
   direct_message_ = {};
   direct_message_.msg_iov = pieces_.data();
   direct_message_.msg_iovlen = pieces_.size();
-  io_uring_sqe& entry = home_.ring().submission(read_);
-  io_uring_prep_recvmsg(&entry, platform::descriptor(socket_), &direct_message_, 0);
-  read_.active = true;
-  mode_ = mode::direct;
+  return true;
 }
 
 void uring_stream::on_read(int result, unsigned flags) noexcept {
@@ -104,13 +111,80 @@ void uring_stream::on_read(int result, unsigned flags) noexcept {
     end(platform::system_error_code(-result));
   }
   if (closing_ || ended_) return;
+  heating_ = heating_ || (result > 0 && home_.looking() && is_found_often());
   if (last) {
     cancelling_ = false;
-    arm_read();
-  } else if (!cancelling_ && owner_.direct_space().size() >= direct_bytes_min) {
+    arm_or_heat();
+  } else if (!cancelling_ && (heating_ || owner_.direct_space().size() >= direct_bytes_min)) {
     cancelling_ = true;
     home_.ring().cancel(read_);
   }
+}
+
+bool uring_stream::is_found_often() noexcept {
+  return ++finds_ >= hot_streams<uring_stream>::finds_to_heat && !home_.hot().full();
+}
+
+void uring_stream::arm_or_heat() noexcept {
+  if (std::exchange(heating_, false) && !home_.hot().full()) {
+    hot_ = true;
+    home_.hot().add(*this);
+  } else {
+    arm_read();
+  }
+}
+
+// ---- reading inline ---------------------------------------------------------------------------
+
+bool uring_stream::read_inline() noexcept {
+  if (closing_ || ended_) return false;
+  ++home_.count().inline_reads;
+  ++home_.count().system_calls;
+  const auto space = owner_.direct_space();
+  return space.size() >= direct_bytes_min ? read_direct_inline(space) : read_block_inline();
+}
+
+bool uring_stream::read_direct_inline(std::span<std::byte> space) noexcept {
+  if (!prepare_direct(space)) return true;
+  const auto got = ::recvmsg(platform::descriptor(socket_), &direct_message_, MSG_DONTWAIT);
+  if (got > 0) {
+    home_.count().bytes_read += static_cast<std::size_t>(got);
+    deliver_direct(static_cast<std::size_t>(got));
+    return true;
+  }
+  return ended_inline(got < 0 ? errno : 0);
+}
+
+bool uring_stream::read_block_inline() noexcept {
+  detail::block* filled = nullptr;
+  try {
+    filled = home_.blocks().take();
+    std::error_code error;
+    const auto bytes = platform::read_some(socket_, {filled->data(), filled->capacity}, error);
+    if (bytes == 0) {
+      home_.blocks().put(filled);
+      return ended_inline(error.value());
+    }
+    home_.count().bytes_read += bytes;
+    owner_.on_block(home_.blocks().trimmed(filled, bytes), bytes);
+  } catch (const std::bad_alloc&) {
+    if (filled != nullptr) home_.blocks().put(filled);
+    end(make_error_code(errc::resource_exhausted));
+  }
+  return true;
+}
+
+// Zero is the end of the stream. True: it has ended.
+bool uring_stream::ended_inline(int number) noexcept {
+  if (number != 0 && is_passing(number)) return false;
+  end(number == 0 ? std::error_code() : platform::system_error_code(number));
+  return true;
+}
+
+void uring_stream::cool() noexcept {
+  hot_ = false;
+  finds_ = 0;
+  arm_read();
 }
 
 // Not an end of the stream: we cancelled it, or no buffer was left and there are new ones now.
@@ -150,13 +224,35 @@ void uring_stream::end(std::error_code why) noexcept {
 
 // ---- writing ----------------------------------------------------------------------------------
 
-void uring_stream::write(std::span<const platform::io_slice> slices) noexcept {
-  HAWSER_ASSERT(!write_.active && !slices.empty() && slices.size() <= max_slices);
-  if (closing_) return;
+bool uring_stream::write(std::span<const platform::io_slice> slices) noexcept {
+  HAWSER_ASSERT(!write_.active && !write_error_ && !slices.empty() &&
+                slices.size() <= max_slices);
+  if (closing_) return false;
   std::transform(slices.begin(), slices.end(), unwritten_.begin(), platform::to_iovec);
   first_unwritten_ = 0;
   unwritten_count_ = slices.size();
+  if (hot_ && write_inline()) return !write_error_;
   submit_write();
+  return false;
+}
+
+// The answer to what was read inline leaves the same way. True: done, or failed, which is reported
+// later; otherwise the ring takes over the rest.
+bool uring_stream::write_inline() noexcept {
+  msghdr message{};
+  message.msg_iov = unwritten_.data();
+  message.msg_iovlen = unwritten_count_;
+  ++home_.count().system_calls;
+  const auto sent =
+      ::sendmsg(platform::descriptor(socket_), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (sent < 0) {
+    if (is_passing(errno)) return false;
+    write_error_ = platform::last_error();
+    report_later();
+    return true;
+  }
+  home_.count().bytes_written += static_cast<std::size_t>(sent);
+  return advance(static_cast<std::size_t>(sent));
 }
 
 void uring_stream::submit_write() noexcept {
@@ -203,6 +299,7 @@ bool uring_stream::advance(std::size_t bytes) noexcept {
 // it by number, and the number must not become another file's.
 void uring_stream::close() noexcept {
   if (std::exchange(closing_, true)) return;
+  if (hot_) home_.hot().remove(*this);
   if (read_.active && !cancelling_) home_.ring().cancel(read_);
   if (write_.active) home_.ring().cancel(write_);
   close_when_idle();
@@ -213,6 +310,7 @@ void uring_stream::close_when_idle() noexcept {
 }
 
 void uring_stream::report() noexcept {
+  if (!closing_) return owner_.on_written(std::exchange(write_error_, {}));
   platform::close(std::exchange(socket_, platform::no_handle));
   ++home_.count().system_calls;
   owner_.on_closed();

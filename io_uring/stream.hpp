@@ -21,8 +21,12 @@ class uring_stream final : public stream, private uring_reporter {
   ~uring_stream() override;
 
   void start_reading() noexcept override;
-  void write(std::span<const platform::io_slice> slices) noexcept override;
+  [[nodiscard]] bool write(std::span<const platform::io_slice> slices) noexcept override;
   void close() noexcept override;
+
+  // For hot_streams.
+  [[nodiscard]] bool read_inline() noexcept;
+  void cool() noexcept;
 
  private:
   // Less than this is cheaper to copy than to cancel a receive for.
@@ -44,6 +48,13 @@ class uring_stream final : public stream, private uring_reporter {
   };
 
   void arm_read() noexcept;
+  void arm_or_heat() noexcept;
+  [[nodiscard]] bool prepare_direct(std::span<std::byte> space) noexcept;
+  [[nodiscard]] bool is_found_often() noexcept;
+  // Inline: true unless nothing has come.
+  [[nodiscard]] bool read_direct_inline(std::span<std::byte> space) noexcept;
+  [[nodiscard]] bool read_block_inline() noexcept;
+  [[nodiscard]] bool ended_inline(int number) noexcept;
   void arm_block(bool many) noexcept;
   void arm_direct(std::span<std::byte> space) noexcept;
   void on_read(int result, unsigned flags) noexcept;
@@ -52,6 +63,7 @@ class uring_stream final : public stream, private uring_reporter {
   void deliver_direct(std::size_t bytes) noexcept;
   void end(std::error_code why) noexcept;
 
+  [[nodiscard]] bool write_inline() noexcept;
   void submit_write() noexcept;
   void on_write(int result, unsigned flags) noexcept;
   /// True: all is written.
@@ -68,6 +80,10 @@ class uring_stream final : public stream, private uring_reporter {
   bool closing_ = false;
   bool ended_ = false;
   bool cancelling_ = false;
+  bool heating_ = false;  // to be read inline once nothing is armed
+  bool hot_ = false;      // read inline: nothing is armed
+  unsigned finds_ = 0;    // by a worker that looked, since it slept
+  std::error_code write_error_;  // to be reported
   unsigned singles_left_ = 0;
   std::size_t direct_ = 0;
   detail::block* tail_ = nullptr;

@@ -160,7 +160,10 @@ class peer final : public reader {
   void start() { stream_->start_reading(); }
   void write(std::string_view bytes) {
     const auto slice = slice_of(bytes);
-    stream_->write({&slice, 1});
+    write({&slice, 1});
+  }
+  void write(std::span<const io_slice> slices) {
+    if (stream_->write(slices)) on_written({});
   }
   void close() {
     stream_->close();
@@ -308,7 +311,7 @@ TEST_SUITE("reactor") {
     const auto part = pattern(200'001);
     std::vector<io_slice> slices(hawser::stream::max_slices, slice_of(part));
 
-    writer.stream().write(slices);
+    writer.write(slices);
     for (int i = 0; i < 20; ++i) reactor->turn(0s);
     CHECK(writer.written == 0);
     target.start();

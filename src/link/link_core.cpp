@@ -14,6 +14,7 @@ namespace {
 
 // How long the last words of a link that failed may take to leave.
 constexpr auto linger_time = std::chrono::milliseconds(500);
+constexpr unsigned writes_a_flush = 4;
 
 }  // namespace
 
@@ -91,15 +92,21 @@ void link_core::pipe::start(platform::native_handle socket) {
   stream_->start_reading();
 }
 
+// What the system has taken at once makes room for more; others get their turn after a few.
 void link_core::pipe::flush() noexcept {
-  if (!usable() || writing_) return;
-  std::array<std::span<const std::byte>, stream::max_slices> pieces;
-  const std::size_t count = owner_->machine_.gather(index_, pieces);
-  if (count == 0) return;
-  std::array<platform::io_slice, stream::max_slices> slices;
-  for (std::size_t i = 0; i < count; ++i) slices[i] = {pieces[i].data(), pieces[i].size()};
-  writing_ = true;
-  stream_->write(std::span<const platform::io_slice>(slices).first(count));
+  for (unsigned left = writes_a_flush; usable() && !writing_; --left) {
+    if (left == 0) return owner_->touch();
+    std::array<std::span<const std::byte>, stream::max_slices> pieces;
+    const std::size_t count = owner_->machine_.gather(index_, pieces);
+    if (count == 0) return;
+    std::array<platform::io_slice, stream::max_slices> slices;
+    for (std::size_t i = 0; i < count; ++i) slices[i] = {pieces[i].data(), pieces[i].size()};
+    if (stream_->write(std::span<const platform::io_slice>(slices).first(count))) {
+      owner_->machine_.written(index_);
+    } else {
+      writing_ = true;
+    }
+  }
 }
 
 void link_core::pipe::close() noexcept {

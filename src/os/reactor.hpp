@@ -45,11 +45,12 @@ class stream {
  public:
   virtual ~stream() = default;  // after on_closed, or before anything was started
   virtual void start_reading() noexcept = 0;
-  /// Writes all of the slices, in order. At most one write at a time. The slices themselves are
-  /// copied, the bytes they name must stay until on_written.
+  /// Writes all of the slices, in order. At most one write at a time. True: all of it is with the
+  /// system already, and on_written will not be called. Otherwise the bytes must stay until then;
+  /// the slices themselves are copied.
   ///
   /// Shape: 1..max_slices slices.
-  virtual void write(std::span<const platform::io_slice> slices) noexcept = 0;
+  [[nodiscard]] virtual bool write(std::span<const platform::io_slice> slices) noexcept = 0;
   /// Abandons what is under way and closes the descriptor; on_closed follows in a later turn.
   virtual void close() noexcept = 0;
 

@@ -12,6 +12,8 @@
 
 #include "core/assert.hpp"
 #include "hawser/errc.hpp"
+#include "os/hot_streams.hpp"
+#include "os/read_blocks.hpp"
 
 // Asio tells when a socket is ready; the bytes are moved by platform::read_some() and write_some().
 // Nothing else of Asio is used, because its own operations cost a queue and a handler per transfer.
@@ -21,11 +23,9 @@ namespace {
 
 using asio::generic::stream_protocol;
 
-constexpr std::size_t read_block_bytes = 64 << 10;
 // Behind a run of direct bytes comes mostly the header of the next; what follows it belongs into
 // the owner's memory again, so little is read of it into a block.
 constexpr std::size_t tail_bytes = 512;
-constexpr std::size_t copied_bytes_max = 4 << 10;  // less than this moves to a smaller block
 constexpr std::size_t bytes_an_event = 256 << 10;  // then others get their turn
 constexpr unsigned reads_an_event = 4;
 constexpr unsigned writes_an_event = 4;
@@ -33,6 +33,7 @@ constexpr unsigned accepts_an_event = 16;
 constexpr unsigned handlers_a_turn = 64;
 
 class portable_reactor;
+class portable_stream;
 
 // Asio's category does not compare with std::errc; its numbers are the system's.
 std::error_code plain(const std::error_code& error) noexcept {
@@ -92,15 +93,13 @@ class wake_memory {
 class portable_reactor final : public reactor {
  public:
   portable_reactor() : keep_(io_.get_executor()) {}
-  ~portable_reactor() override {
-    if (spare_ != nullptr) detail::release(spare_);
-  }
 
   std::unique_ptr<stream> open(platform::native_handle socket, stream_events& owner) override;
   std::unique_ptr<acceptor> listen(platform::native_handle socket, accept_events& owner) override;
   void wait(platform::native_handle handle, readiness::kind what, readiness& entry) override;
   void cancel_wait(readiness& entry) noexcept override;
   void turn(clock::duration limit) noexcept override;
+  void poll() noexcept override;
   void wake() noexcept override;
 
   [[nodiscard]] stream_protocol::socket adopt(platform::native_handle socket);
@@ -113,19 +112,10 @@ class portable_reactor final : public reactor {
     last_ = &ready;
   }
 
-  /// A block of read_block_bytes; put_block() keeps one for the next reader.
-  [[nodiscard]] detail::block* take_block() {
-    if (spare_ != nullptr) return std::exchange(spare_, nullptr);
-    return detail::allocate_block(read_block_bytes);
-  }
-  void put_block(detail::block* unused) noexcept {
-    if (spare_ == nullptr) {
-      spare_ = unused;
-    } else {
-      detail::release(unused);
-    }
-  }
-
+  [[nodiscard]] read_blocks& blocks() noexcept { return blocks_; }
+  [[nodiscard]] hot_streams<portable_stream>& hot() noexcept { return hot_; }
+  /// The worker looks for work, and finds what is found now by it.
+  [[nodiscard]] bool looking() const noexcept { return looking_; }
   [[nodiscard]] reactor_counters& count() noexcept { return counters_; }
 
  private:
@@ -139,11 +129,14 @@ class portable_reactor final : public reactor {
   wake_memory wake_memory_;  // outlives the handler in it, which io_ may still have at its end
   asio::io_context io_{1};   // a concurrency hint: one thread runs it, others post
   asio::executor_work_guard<asio::io_context::executor_type> keep_;
-  detail::block* spare_ = nullptr;
+  read_blocks blocks_;
+  hot_streams<portable_stream> hot_;
+  bool looking_ = false;
   reporter* first_ = nullptr;
   reporter* last_ = nullptr;
   unsigned patience_ = 0;
   unsigned turns_ = 0;
+  unsigned looks_ = 0;
 };
 
 void reporter::report_later() noexcept {
@@ -185,8 +178,12 @@ class portable_stream final : public stream, private reporter {
       : reporter(home), socket_(std::move(socket)), owner_(owner), native_(native()) {}
 
   void start_reading() noexcept override { wait_readable(); }
-  void write(std::span<const platform::io_slice> slices) noexcept override;
+  [[nodiscard]] bool write(std::span<const platform::io_slice> slices) noexcept override;
   void close() noexcept override;
+
+  // For hot_streams.
+  [[nodiscard]] bool read_inline() noexcept;
+  void cool() noexcept;
 
  private:
   [[nodiscard]] platform::native_handle native() {
@@ -195,6 +192,8 @@ class portable_stream final : public stream, private reporter {
   void report() noexcept override;
 
   void wait_readable() noexcept;
+  /// True: something came.
+  bool read_some() noexcept;
   void on_readable(const std::error_code& error) noexcept;
   /// Both: true if more may be there now.
   [[nodiscard]] bool read_direct(std::span<std::byte> space, std::size_t& moved) noexcept;
@@ -221,6 +220,8 @@ class portable_stream final : public stream, private reporter {
   bool written_ = false;  // to be reported
   std::error_code write_error_;
   bool writing_ = false;
+  bool hot_ = false;      // read inline; no handler for reading is with Asio
+  unsigned finds_ = 0;    // by a worker that looked, since it slept
   unwritten rest_;
 };
 
@@ -245,6 +246,15 @@ void portable_stream::on_readable(const std::error_code& error) noexcept {
     end(plain(error));
     return;
   }
+  if (home_.looking() && !home_.hot().full()) {
+    hot_ = ++finds_ >= hot_streams<portable_stream>::finds_to_heat;
+  }
+  if (hot_) home_.hot().add(*this);
+  static_cast<void>(read_some());
+  if (!hot_) wait_readable();
+}
+
+bool portable_stream::read_some() noexcept {
   std::size_t moved = 0;
   for (unsigned i = 0; i < reads_an_event && moved < bytes_an_event; ++i) {
     const auto space = owner_.direct_space();
@@ -256,9 +266,20 @@ void portable_stream::on_readable(const std::error_code& error) noexcept {
     } else {
       more = read_block(moved);
     }
-    if (closing_ || ended_) return;
-    if (!more) break;
+    if (closing_ || ended_ || !more) break;
   }
+  return moved != 0;
+}
+
+bool portable_stream::read_inline() noexcept {
+  if (closing_ || ended_) return false;
+  ++home_.count().inline_reads;
+  return read_some();
+}
+
+void portable_stream::cool() noexcept {
+  hot_ = false;
+  finds_ = 0;
   wait_readable();
 }
 
@@ -303,28 +324,22 @@ bool portable_stream::read_tail(std::size_t& moved) noexcept {
 }
 
 bool portable_stream::read_block(std::size_t& moved) noexcept {
-  detail::block* large = nullptr;
-  detail::block* small = nullptr;
+  detail::block* filled = nullptr;
   try {
-    large = home_.take_block();
+    filled = home_.blocks().take();
     std::error_code error;
-    const auto bytes = read({large->data(), large->capacity}, error);
-    const bool more = bytes == large->capacity;
+    const auto bytes = read({filled->data(), filled->capacity}, error);
+    const bool more = bytes == filled->capacity;
     moved += bytes;
     if (bytes == 0) {
-      home_.put_block(large);
+      home_.blocks().put(filled);
       if (!platform::would_block(error)) end(error);
-    } else if (bytes <= copied_bytes_max) {
-      small = detail::allocate_block(bytes);
-      std::memcpy(small->data(), large->data(), bytes);
-      home_.put_block(large);
-      owner_.on_block(small, bytes);
     } else {
-      owner_.on_block(large, bytes);
+      owner_.on_block(home_.blocks().trimmed(filled, bytes), bytes);
     }
     return more;
   } catch (const std::bad_alloc&) {
-    if (large != nullptr) home_.put_block(large);
+    if (filled != nullptr) home_.blocks().put(filled);
     end(make_error_code(errc::resource_exhausted));
     return false;
   }
@@ -341,16 +356,17 @@ std::size_t total(std::span<const platform::io_slice> slices) noexcept {
   return bytes;
 }
 
-// Tried at once: a socket is nearly always writable. The outcome is reported by the next turn.
-void portable_stream::write(std::span<const platform::io_slice> slices) noexcept {
+// Tried at once: a socket is nearly always writable. A failure is reported by the next turn.
+bool portable_stream::write(std::span<const platform::io_slice> slices) noexcept {
   HAWSER_ASSERT(!writing_ && !slices.empty() && slices.size() <= max_slices);
-  if (closing_) return;
-  writing_ = true;
+  if (closing_) return false;
   std::error_code error;
   const auto bytes = send(slices, error);
-  if (bytes == total(slices) || error) {
+  if (bytes == total(slices)) return true;
+  writing_ = true;
+  if (error) {
     finish_write(error);
-    return;
+    return false;
   }
   try {
     rest_.assign(slices);
@@ -359,6 +375,7 @@ void portable_stream::write(std::span<const platform::io_slice> slices) noexcept
   } catch (const std::bad_alloc&) {
     finish_write(make_error_code(errc::resource_exhausted));
   }
+  return false;
 }
 
 // Nothing now is no error here, and zero bytes.
@@ -409,6 +426,7 @@ void portable_stream::finish_write(std::error_code error) noexcept {
 
 void portable_stream::close() noexcept {
   if (std::exchange(closing_, true)) return;
+  if (hot_) home_.hot().remove(*this);
   std::error_code ignored;
   socket_.close(ignored);  // what is with Asio comes back as cancelled
   home_.count().system_calls += 2;
@@ -604,9 +622,26 @@ bool portable_reactor::report_all() noexcept {
 void portable_reactor::turn(clock::duration limit) noexcept {
   const bool waits = limit > clock::duration::zero();
   if (report_all() && waits) return;
+  if (waits) {
+    hot_.cool_all();
+  } else {
+    hot_.read();
+  }
   ++counters_.system_calls;
   const auto ran = waits ? io_.run_one_for(limit) : io_.poll_one();
   if (ran > 0) run_more();
+}
+
+// Where there are hot streams, the others are looked at now and then.
+void portable_reactor::poll() noexcept {
+  constexpr unsigned looks_at_hot = 8;
+  report_all();
+  hot_.read();
+  if (!hot_.empty() && ++looks_ % looks_at_hot != 0) return;
+  ++counters_.system_calls;
+  looking_ = true;
+  if (io_.poll_one() > 0) run_more();
+  looking_ = false;
 }
 
 // One look of Asio may have queued many handlers, but it does not say so, and asking costs a
