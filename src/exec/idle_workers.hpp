@@ -14,7 +14,7 @@ namespace hawser::detail {
 /// few are woken in vain.
 ///
 /// A worker that has run out of work searches (takes from the others), then announces its sleep,
-/// looks at every queue a last time, and sleeps. Whoever queues work asks afterwards whether
+/// looks a last time at the queues, and sleeps. Whoever queues work asks afterwards whether
 /// somebody must be woken. The life of a worker:
 ///
 ///                   announce()                call(), notify()
@@ -24,20 +24,27 @@ namespace hawser::detail {
 ///
 /// A loop that uses it:
 ///
-///     run what there is in the own queues
-///     searching = searching || begin_search(limit)
-///     if searching: steal; if it found: searching = false,
-///                          if end_search() and any queue has work: wake(notify()); run it
-///     announce(self, searching), searching = false
-///     unless any queue has work, the own inbox included: sleep
-///     searching = awake(self) == called_to_search
+///     find something: in the own queues; else searching = searching || begin_search(limit), and if
+///                     that holds, in the queues of others
+///     if found:
+///       if searching and end_search() and any queue has work: wake whom notify() names
+///       searching = false
+///       run it
+///     else:
+///       last = announce(self, searching)
+///       if nothing is in the own inbox, nor (if last) in any other queue: sleep
+///       searching = awake(self) == called_to_search
 ///
-/// Why no wake-up is lost. A push is seq_cst, and a load of `counts_` follows it. Everything that
-/// ends a search or begins a sleep is a seq_cst change of `counts_`, followed by a look at the
-/// queues. So of a push and such a change one comes first in the single order:
-/// - the pusher does not see the sleeper: then the sleeper's last look sees the push;
-/// - the pusher sees somebody search, and leaves it at that: then the end of the last search comes
-///   after, and the look behind it (before sleeping, or after end_search()) sees the push;
+/// Nothing is run while searching, not even what was in the own inbox when the worker was called:
+/// others leave it to this search to wake them.
+///
+/// Why no wake-up is lost. A push is seq_cst, and a load of `counts_` follows it. What ends a
+/// search or begins a sleep is a seq_cst change of `counts_`; whoever leaves nobody searching then
+/// looks at the queues. Of a push and such a change one comes first in the single order:
+/// - the pusher sees nobody search or sleep: whoever announces a sleep later looks and sees the
+///   push, or leaves it to a search that is still going on, whose end sees it;
+/// - the pusher sees somebody search, and leaves it at that: the end of the last search comes
+///   after, and the look behind it sees the push;
 /// - the pusher sees nobody search and somebody sleep: it counts a search first, so that others
 ///   leave it at that, and then claims a sleeper. If none is to be had, all that sleep have been
 ///   called for something else and will look; it takes its search back only if nobody has
@@ -46,12 +53,12 @@ namespace hawser::detail {
 /// state in the place of `counts_` and the inbox in the place of the queues.
 ///
 /// A sleeper's state is `parked` before it is counted, so that whoever sees it counted can claim
-/// it. It may then be claimed before it is counted: the count of sleepers can fall below zero for
-/// a moment, which is why it is stored with a bias.
+/// it. It counts itself out when it is awake: if the claim did, one that comes before the count
+/// would hide another sleeper for a moment.
 ///
 /// Threads: `self` is the calling worker; any otherwise.
-/// Cost:    notify() is one load when nobody sleeps or somebody searches; call() when the target
-///          is awake. A wake-up is sent once a sleep.
+/// Cost:    notify() is one load when nobody sleeps or somebody searches, call() when the target is
+///          awake. One wake-up ends a sleep, two never do.
 template <template <class> class Atomic = std::atomic>
 class idle_workers {
  public:
@@ -87,14 +94,17 @@ class idle_workers {
     return searching_in(counts_.fetch_sub(one_searching, std::memory_order_seq_cst)) == 1;
   }
 
-  /// The worker is about to sleep; `searching`: it ends a search. It then looks at every queue once
-  /// more, with seq_cst loads, and sleeps if there is nothing. awake() must follow in both cases.
-  void announce(unsigned self, bool searching) noexcept {
-    // seq_cst pairs with the load in call(); see the class.
+  /// The worker is about to sleep; `searching`: it ends a search. Then it looks at its inbox, and,
+  /// if this returns true, because nobody searches, at all queues, with seq_cst loads; it sleeps if
+  /// there is nothing. awake() must follow in any case.
+  [[nodiscard]] bool announce(unsigned self, bool searching) noexcept {
+    // seq_cst pairs with the load in claim(); see the class.
     workers_[self].state.store(sleep::parked, std::memory_order_seq_cst);
+    const std::uint64_t ended = searching ? one_searching : 0;
     // seq_cst pairs with the load in notify().
-    counts_.fetch_add(one_announced + one_parked - (searching ? one_searching : 0),
-                      std::memory_order_seq_cst);
+    const auto before =
+        counts_.fetch_add(one_announced + one_parked - ended, std::memory_order_seq_cst);
+    return searching_in(before) == ended;
   }
 
   /// The worker does not sleep any more, whatever the cause. If it was called, its wake-up may
@@ -102,11 +112,10 @@ class idle_workers {
   [[nodiscard]] reason awake(unsigned self) noexcept {
     // Acquire pairs with the releases of call() and claim().
     const auto was = workers_[self].state.exchange(sleep::awake, std::memory_order_seq_cst);
-    if (was == sleep::called) return reason::called;
-    if (was == sleep::called_to_search) return reason::called_to_search;
     // Relaxed: a count that is too high costs others a look.
     counts_.fetch_sub(one_parked, std::memory_order_relaxed);
-    return reason::own;
+    if (was == sleep::called) return reason::called;
+    return was == sleep::called_to_search ? reason::called_to_search : reason::own;
   }
 
   /// Work was put into the inbox of `target`, by a seq_cst push. True: it sleeps, and the caller,
@@ -118,7 +127,7 @@ class idle_workers {
   [[nodiscard]] std::optional<unsigned> notify() noexcept {
     auto seen = counts_.load(std::memory_order_seq_cst);  // pairs with announce()
     do {
-      if (searching_in(seen) != 0 || parked_in(seen) <= 0) return std::nullopt;
+      if (searching_in(seen) != 0 || parked_in(seen) == 0) return std::nullopt;
       // Acquire pairs with announce(): whoever is counted is seen as parked.
     } while (!counts_.compare_exchange_weak(seen, seen + one_searching, std::memory_order_seq_cst,
                                             std::memory_order_seq_cst));
@@ -142,8 +151,7 @@ class idle_workers {
     return searching_in(counts_.load(std::memory_order_relaxed));
   }
   [[nodiscard]] unsigned parked() const noexcept {
-    const int count = parked_in(counts_.load(std::memory_order_relaxed));
-    return count < 0 ? 0U : static_cast<unsigned>(count);
+    return parked_in(counts_.load(std::memory_order_relaxed));
   }
 
  private:
@@ -154,17 +162,17 @@ class idle_workers {
     Atomic<sleep> state{sleep::awake};
   };
 
-  // counts_, from the low bits: 16 of searching, 16 of parked plus the bias, 32 of announcements.
+  // counts_, from the low bits: 16 of searching, 16 of parked, 32 of announcements. A carry out of
+  // the announcements leaves the word.
   static constexpr std::uint64_t one_searching = 1;
   static constexpr std::uint64_t one_parked = std::uint64_t{1} << 16;
   static constexpr std::uint64_t one_announced = std::uint64_t{1} << 32;
-  static constexpr int parked_bias = workers_most;
 
   [[nodiscard]] static constexpr unsigned searching_in(std::uint64_t counts) noexcept {
     return static_cast<unsigned>(counts & 0xFFFF);
   }
-  [[nodiscard]] static constexpr int parked_in(std::uint64_t counts) noexcept {
-    return static_cast<int>(counts >> 16 & 0xFFFF) - parked_bias;
+  [[nodiscard]] static constexpr unsigned parked_in(std::uint64_t counts) noexcept {
+    return static_cast<unsigned>(counts >> 16 & 0xFFFF);
   }
   [[nodiscard]] static constexpr std::uint32_t announced_in(std::uint64_t counts) noexcept {
     return static_cast<std::uint32_t>(counts >> 32);
@@ -178,17 +186,13 @@ class idle_workers {
     auto seen = state.load(std::memory_order_seq_cst);
     if (seen != sleep::parked) return false;
     // seq_cst as the load; if it fails the target is awake, or called by another.
-    if (!state.compare_exchange_strong(seen, next, std::memory_order_seq_cst,
-                                       std::memory_order_relaxed)) {
-      return false;
-    }
-    counts_.fetch_sub(one_parked, std::memory_order_relaxed);  // relaxed: as in awake()
-    return true;
+    return state.compare_exchange_strong(seen, next, std::memory_order_seq_cst,
+                                         std::memory_order_relaxed);
   }
 
   const unsigned size_;
   const std::unique_ptr<worker_state[]> workers_;
-  alignas(64) Atomic<std::uint64_t> counts_{std::uint64_t{parked_bias} * one_parked};
+  alignas(64) Atomic<std::uint64_t> counts_{0};
 };
 
 }  // namespace hawser::detail

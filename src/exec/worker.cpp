@@ -360,13 +360,14 @@ bool worker::spin(clock::time_point start, clock::duration limit, bool searching
   }
 }
 
-// Announces first and looks at everything once more then: whoever queues something afterwards sees
-// the announcement, and what was queued before is seen here.
+// Announces first and looks once more then: whoever queues something afterwards sees the
+// announcement, and what was queued before is seen here. What anybody may take is left to those
+// that still search.
 void worker::park(clock::duration limit, bool searching) noexcept {
   give_up_permits();
   idle_workers<>& all = owner_.sleepers();
-  all.announce(index_, searching);
-  if (!anything_elsewhere()) {
+  const bool nobody_searches = all.announce(index_, searching);
+  if (inbox_.empty() && !is_wanted() && !(nobody_searches && anything_for_thieves())) {
     ++counts_.parks;
     publish();
     alive_.store(asleep, std::memory_order_relaxed);
@@ -392,10 +393,6 @@ bool worker::anything_for_thieves() noexcept {
     }
   }
   return false;
-}
-
-bool worker::anything_elsewhere() noexcept {
-  return !inbox_.empty() || is_wanted() || anything_for_thieves();
 }
 
 // The most urgent first, from whoever has it; then what a worker meant to run next and does not

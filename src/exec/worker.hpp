@@ -159,7 +159,6 @@ class alignas(64) worker final : public executor {
   [[nodiscard]] bool search_stuck() noexcept;
   void stop_searching() noexcept;
   [[nodiscard]] bool anything_for_thieves() noexcept;
-  [[nodiscard]] bool anything_elsewhere() noexcept;
   // Caps: a worker takes roaming work of a capped priority only while it holds a permit.
   [[nodiscard]] bool may_take(std::size_t at) const noexcept;
   [[nodiscard]] bool hold_permit(std::size_t at) noexcept;

@@ -94,8 +94,7 @@ void link_core::pipe::start(platform::native_handle socket) {
 
 // What the system has taken at once makes room for more; others get their turn after a few.
 void link_core::pipe::flush() noexcept {
-  for (unsigned left = writes_a_flush; usable() && !writing_; --left) {
-    if (left == 0) return owner_->touch();
+  for (unsigned left = writes_a_flush; left != 0 && usable() && !writing_; --left) {
     std::array<std::span<const std::byte>, stream::max_slices> pieces;
     const std::size_t count = owner_->machine_.gather(index_, pieces);
     if (count == 0) return;
@@ -232,6 +231,10 @@ void link_core::flush() noexcept {
   flush_queued_ = false;
   for (std::size_t i = wire::pipe_count; i > 0; --i) pipes_[i - 1].flush();
   dispatch();
+  // What left at once may have let others say something: a channel that has moved.
+  for (std::size_t i = 0; i < wire::pipe_count; ++i) {
+    if (pipes_[i].usable() && !pipes_[i].writing() && machine_.has_output(i)) return touch();
+  }
 }
 
 void link_core::dispatch() noexcept {
