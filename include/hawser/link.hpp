@@ -352,6 +352,8 @@ class [[nodiscard]] channel::send_op final : public detail::acknowledged_operati
         lane_(via),
         owns_(true) {}
 
+  [[nodiscard]] bool await_ready() noexcept;
+
  private:
   friend class detail::channel_core;
 
@@ -427,13 +429,14 @@ class [[nodiscard]] channel::recv_op final : public detail::channel_operation {
  public:
   explicit recv_op(detail::channel_core& owner) noexcept : channel_operation(owner) {}
 
+  [[nodiscard]] bool await_ready() noexcept;
   [[nodiscard]] std::optional<message> await_resume() {
     if (code_ != errc{}) why().raise();
-    return std::move(message_);
+    return waits_in_queue_ ? take() : std::move(message_);
   }
   [[nodiscard]] result<std::optional<message>> await_result() {
     if (code_ != errc{}) return why();
-    return std::move(message_);
+    return waits_in_queue_ ? take() : std::move(message_);
   }
 
  private:
@@ -442,7 +445,10 @@ class [[nodiscard]] channel::recv_op final : public detail::channel_operation {
   bool attempt() noexcept override;
   void enqueue() noexcept override;
   void on_cancel() noexcept override;
+  [[nodiscard]] std::optional<message> take() noexcept;
 
+  // One that need not suspend leaves its message where it is until it gives it away.
+  bool waits_in_queue_ = false;
   std::optional<message> message_;
 };
 
@@ -470,5 +476,17 @@ class [[nodiscard]] channel::recv_batch_op final : public detail::channel_operat
   std::size_t most_;
   std::vector<message> messages_;
 };
+
+inline channel::send_op channel::send(std::span<const std::byte> bytes, lane via) {
+  return {*core_, bytes, message_header{}, via};
+}
+
+inline channel::send_op channel::send(message&& forwarded, lane via) {
+  return {*core_, std::move(forwarded), via};
+}
+
+inline channel::recv_op channel::recv() {
+  return recv_op(*core_);
+}
 
 }  // namespace hawser

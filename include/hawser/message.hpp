@@ -78,7 +78,7 @@ class message {
   message() noexcept = default;
   explicit message(shared_buffer payload, message_header header = {}) noexcept
       : payload_(std::move(payload)), header_(header) {}
-  message(shared_buffer payload, message_header header, lane via, detail::lease credit) noexcept
+  message(shared_buffer&& payload, message_header header, lane via, detail::lease&& credit) noexcept
       : lease_(std::move(credit)), payload_(std::move(payload)), header_(header), lane_(via) {}
 
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return payload_.bytes(); }

@@ -24,15 +24,19 @@ class ring {
 
   [[nodiscard]] bool empty() const noexcept { return first_ == last_; }
   [[nodiscard]] std::size_t size() const noexcept { return last_ - first_; }
-  [[nodiscard]] T& front() noexcept { return slots_[first_ & mask_]; }
-  [[nodiscard]] const T& front() const noexcept { return slots_[first_ & mask_]; }
-  [[nodiscard]] T& back() noexcept { return slots_[(last_ - 1) & mask_]; }
-  [[nodiscard]] T& at(std::size_t index) noexcept { return slots_[(first_ + index) & mask_]; }
+  [[nodiscard]] T& front() noexcept { return at(0); }
+  [[nodiscard]] const T& front() const noexcept {
+    return slots_[first_ & (capacity_ - 1)];
+  }
+  [[nodiscard]] T& back() noexcept { return at(size() - 1); }
+  [[nodiscard]] T& at(std::size_t index) noexcept {
+    return slots_[(first_ + index) & (capacity_ - 1)];
+  }
 
   template <class... Args>
   T& emplace(Args&&... args) {
-    if (slots_ == nullptr || size() > mask_) grow();
-    T* slot = new (&slots_[last_ & mask_]) T(std::forward<Args>(args)...);
+    if (size() == capacity_) grow();
+    T* slot = new (&slots_[last_ & (capacity_ - 1)]) T(std::forward<Args>(args)...);
     ++last_;
     return *slot;
   }
@@ -40,13 +44,21 @@ class ring {
     front().~T();
     ++first_;
   }
+  /// Shape: not empty; T moves without an exception.
+  [[nodiscard]] T take() noexcept {
+    T& slot = front();
+    T first(std::move(slot));
+    slot.~T();
+    ++first_;
+    return first;
+  }
   void clear() noexcept {
     while (!empty()) pop();
   }
 
  private:
   void grow() {
-    const std::size_t capacity = slots_ == nullptr ? 8 : (mask_ + 1) * 2;
+    const std::size_t capacity = capacity_ == 0 ? 8 : capacity_ * 2;
     T* larger = std::allocator<T>().allocate(capacity);
     const std::size_t count = size();
     for (std::size_t i = 0; i < count; ++i) {
@@ -55,16 +67,16 @@ class ring {
     }
     release_memory();
     slots_ = larger;
-    mask_ = capacity - 1;
+    capacity_ = capacity;
     first_ = 0;
     last_ = count;
   }
   void release_memory() noexcept {
-    if (slots_ != nullptr) std::allocator<T>().deallocate(slots_, mask_ + 1);
+    if (slots_ != nullptr) std::allocator<T>().deallocate(slots_, capacity_);
   }
 
   T* slots_ = nullptr;
-  std::size_t mask_ = 0;
+  std::size_t capacity_ = 0;  // a power of two
   std::size_t first_ = 0;  // free-running; the difference is the size
   std::size_t last_ = 0;
 };

@@ -51,24 +51,22 @@ failure channel_operation::why() const {
 
 // ---- channel_core ---------------------------------------------------------------------------
 
-wire::machine& channel_core::wire() noexcept {
-  return owner_->wire();
-}
-
 errc channel_core::ended_code() noexcept {
   wire::machine& machine = wire();
   return machine.ended() && machine.why().code() != errc::closed ? errc::link_lost : errc::closed;
 }
 
 std::optional<message> channel_core::take() noexcept {
-  auto next = wire().take(index_);
-  if (!next.has_value()) return std::nullopt;
-  owner_->note_delivery();
-  const std::uint32_t lane_and_flag =
-      next->lane | (next->reassembled ? link_core::reassembled_flag : 0);
-  return message(std::move(next->payload), next->header,
-                 next->lane % 2 == 1 ? lane::urgent : lane::normal,
-                 lease(*owner_, lane_and_flag, next->cost));
+  std::optional<message> taken;
+  if (auto next = wire().take(index_)) {
+    const std::uint32_t lane_and_flag =
+        next->lane | (next->reassembled ? link_core::reassembled_flag : 0);
+    taken.emplace(std::move(next->payload), next->header,
+                  next->lane % 2 == 1 ? lane::urgent : lane::normal,
+                  lease(*owner_, lane_and_flag, next->cost));
+    owner_->note_delivery();
+  }
+  return taken;
 }
 
 void channel_core::retry(waiter_list& waiting) noexcept {
@@ -115,6 +113,10 @@ void channel_core::flushed() noexcept {
 }  // namespace detail
 
 // ---- send -----------------------------------------------------------------------------------
+
+bool channel::send_op::await_ready() noexcept {
+  return owner_->owner().at_home() && attempt();
+}
 
 bool channel::send_op::attempt() noexcept {
   wire::machine& wire = owner_->wire();
@@ -279,6 +281,17 @@ void channel::finish_op::on_cancel() noexcept {
 
 // ---- recv -----------------------------------------------------------------------------------
 
+// Nothing can come between this and await_resume(), which follows at once.
+bool channel::recv_op::await_ready() noexcept {
+  if (!owner_->owner().at_home()) return false;
+  waits_in_queue_ = owner_->wire().readable(owner_->index());
+  return waits_in_queue_ || owner_->nothing_left(*this);
+}
+
+std::optional<message> channel::recv_op::take() noexcept {
+  return owner_->take();
+}
+
 bool channel::recv_op::attempt() noexcept {
   message_ = owner_->take();
   if (message_.has_value()) return true;
@@ -319,10 +332,6 @@ void channel::recv_batch_op::on_cancel() noexcept {
 
 // ---- the handle -----------------------------------------------------------------------------
 
-channel::send_op channel::send(std::span<const std::byte> bytes, lane via) {
-  return {*core_, bytes, message_header{}, via};
-}
-
 channel::send_op channel::send(std::string_view text, lane via) {
   return {*core_, std::as_bytes(std::span(text)), message_header{}, via};
 }
@@ -339,20 +348,12 @@ channel::send_op channel::send(shared_buffer bytes, lane via) {
   return {*core_, message(std::move(bytes)), via};
 }
 
-channel::send_op channel::send(message&& forwarded, lane via) {
-  return {*core_, std::move(forwarded), via};
-}
-
 channel::send_batch_op channel::send_batch(std::span<message> messages, lane via) {
   return {*core_, messages, via};
 }
 
 channel::flush_op channel::flush() {
   return flush_op(*core_);
-}
-
-channel::recv_op channel::recv() {
-  return recv_op(*core_);
 }
 
 channel::recv_batch_op channel::recv_batch(std::size_t most) {

@@ -2,6 +2,7 @@
 #include "link/link_core.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <new>
 
@@ -95,11 +96,13 @@ void link_core::pipe::start(platform::native_handle socket) {
 // What the system has taken at once makes room for more; others get their turn after a few.
 void link_core::pipe::flush() noexcept {
   for (unsigned left = writes_a_flush; left != 0 && usable() && !writing_; --left) {
-    std::array<std::span<const std::byte>, stream::max_slices> pieces;
-    const std::size_t count = owner_->machine_.gather(index_, pieces);
+    const std::size_t count = owner_->machine_.gather(index_, stream::max_slices);
     if (count == 0) return;
     std::array<platform::io_slice, stream::max_slices> slices;
-    for (std::size_t i = 0; i < count; ++i) slices[i] = {pieces[i].data(), pieces[i].size()};
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto bytes = owner_->machine_.gathered(index_, i);
+      slices[i] = {bytes.data(), bytes.size()};
+    }
     if (stream_->write(std::span<const platform::io_slice>(slices).first(count))) {
       owner_->machine_.written(index_);
     } else {
@@ -120,14 +123,12 @@ std::span<std::byte> link_core::pipe::direct_space() noexcept {
 
 void link_core::pipe::on_direct(std::size_t bytes) noexcept {
   owner_->machine_.receive_direct(index_, bytes, owner_->home_.now());
-  owner_->dispatch();
-  owner_->touch();
+  owner_->settle();
 }
 
 void link_core::pipe::on_block(block* filled, std::size_t bytes) noexcept {
   owner_->machine_.receive(index_, filled, bytes, owner_->home_.now());
-  owner_->dispatch();
-  owner_->touch();
+  owner_->settle();
 }
 
 void link_core::pipe::on_end(std::error_code why) noexcept {
@@ -144,8 +145,7 @@ void link_core::pipe::on_written(std::error_code error) noexcept {
   } else {
     owner_->machine_.written(index_);
   }
-  owner_->dispatch();
-  owner_->touch();
+  owner_->settle();
 }
 
 void link_core::pipe::on_closed() noexcept {
@@ -216,8 +216,8 @@ void link_core::attach_failed(std::size_t channel, const failure& why) noexcept 
 
 // ---- the turn -------------------------------------------------------------------------------
 
-void link_core::touch() noexcept {
-  if (flush_queued_ || inert_) return;
+void link_core::queue_flush() noexcept {
+  if (inert_) return;
   flush_queued_ = true;
   home_.at_turn_end(flush_work_);
 }
@@ -230,8 +230,13 @@ void link_core::run_flush(work& item) noexcept {
 void link_core::flush() noexcept {
   flush_queued_ = false;
   for (std::size_t i = wire::pipe_count; i > 0; --i) pipes_[i - 1].flush();
+  settle();  // what left at once may have let others say something: a channel that has moved
+}
+
+// The machine was told something: whoever waits looks again, and what it has to say leaves.
+void link_core::settle() noexcept {
   dispatch();
-  // What left at once may have let others say something: a channel that has moved.
+  if (flush_queued_) return;
   for (std::size_t i = 0; i < wire::pipe_count; ++i) {
     if (pipes_[i].usable() && !pipes_[i].writing() && machine_.has_output(i)) return touch();
   }
@@ -244,7 +249,8 @@ void link_core::dispatch() noexcept {
     const wire::happenings now = machine_.take_happenings();
     const unsigned any = now.readable | now.writable | now.flushed | now.attach_wanted;
     if (any == 0 && !now.established && !now.ended) break;
-    for (std::size_t i = 0; i < wire::channel_count; ++i) {
+    for (unsigned left = any; left != 0; left &= left - 1) {
+      const auto i = static_cast<std::size_t>(std::countr_zero(left));
       const unsigned bit = 1U << i;
       if ((now.readable & bit) != 0) channels_[i].readable();
       if ((now.writable & bit) != 0) channels_[i].writable();
@@ -403,8 +409,7 @@ void link_core::release_message(std::uint32_t lane_and_flag, std::uint64_t cost)
   const std::size_t lane = lane_and_flag & ~reassembled_flag;
   if (at_home() && !inert_) {
     ++released_;
-    machine_.release(lane, cost, reassembled);
-    touch();
+    if (machine_.release(lane, cost, reassembled)) touch();
     return;
   }
   {

@@ -53,7 +53,7 @@ class channel_core {
 
   // For the operations.
   [[nodiscard]] std::optional<message> take() noexcept;
-  [[nodiscard]] wire::machine& wire() noexcept;
+  [[nodiscard]] inline wire::machine& wire() noexcept;
   [[nodiscard]] errc ended_code() noexcept;  // for one that cannot go on
   void wait_to_receive(channel_operation& one) noexcept;
   /// No message is there. True: none will come, and the receiver knows why.
@@ -127,7 +127,9 @@ class link_core final : public component {
   /// An attempt to attach ended without a socket; the channel stays on pipe 0.
   void attach_failed(std::size_t channel, const failure& why) noexcept;
   /// Something may be ready to write: it leaves at the end of this turn.
-  void touch() noexcept;
+  void touch() noexcept {
+    if (!flush_queued_) queue_flush();
+  }
   /// Passes on what the machine has noticed. Call after every input to it.
   void dispatch() noexcept;
   void close() noexcept;
@@ -185,6 +187,8 @@ class link_core final : public component {
 
   ~link_core();
   void join_home() noexcept;
+  void queue_flush() noexcept;
+  void settle() noexcept;
   void flush() noexcept;
   void finish_up() noexcept;
   void close_pipes() noexcept;
@@ -226,6 +230,10 @@ class link_core final : public component {
   unsigned visits_ = 0;  // posts under way that need the core
   bool inert_ = false;
 };
+
+inline wire::machine& channel_core::wire() noexcept {
+  return owner_->wire();
+}
 
 [[nodiscard]] wire::settings make_settings(const link_options& options);
 

@@ -33,10 +33,11 @@ struct socket_address {
   std::uint32_t size = 0;
 };
 
-/// One piece of a gathered write.
+/// One piece of a gathered write. Not initialised by itself: an array of as many as a write may
+/// have would cost more than the usual write of one.
 struct io_slice {
-  const std::byte* data = nullptr;
-  std::size_t size = 0;
+  const std::byte* data;
+  std::size_t size;
 };
 
 struct stream_options {

@@ -102,6 +102,7 @@ machine::~machine() {
 
 void machine::adopt_limits(const limits& peer) noexcept {
   peer_ = peer;
+  close_ways();
   for (std::size_t lane = 0; lane < lane_count; ++lane) {
     tx_[lane].granted = std::clamp(peer.window[lane], first_credit[lane], window_max);
     peer_.window[lane] = tx_[lane].granted;
@@ -122,6 +123,8 @@ void machine::close(clock::time_point now) noexcept {
   now_ = now;
   closing_ = true;
   close_deadline_ = now + local_.close_timeout;
+  unsaid_ = true;
+  close_ways();
   for (auto& lane : tx_) {
     // What was not accepted is not part of the final sequences: the receiver drops its start.
     lane.abandoned = std::exchange(lane.growing, false);
@@ -141,6 +144,7 @@ void machine::fail(errc code, std::string text) noexcept {
 }
 
 void machine::say_ended() noexcept {
+  close_ways();
   happened_.ended = true;
   happened_.readable = happened_.writable = happened_.flushed = (1U << channel_count) - 1;
 }
@@ -169,6 +173,7 @@ void machine::handle_close(const wire::closing& from) {
   }
   if (peer_close_.has_value()) return fail(errc::protocol_violation, "second CLOSE");
   peer_close_ = from;
+  for (auto& lane : rx_) lane.quick_until = 0;
   close(now_);
   for (std::size_t channel = 0; channel < channel_count; ++channel) check_end(channel);
   check_closed();
@@ -181,7 +186,7 @@ void machine::check_closed() noexcept {
   lane_numbers consumed{};
   for (std::size_t lane = 0; lane < lane_count; ++lane) {
     received[lane] = rx_[lane].received;
-    consumed[lane] = rx_[lane].taken;
+    consumed[lane] = taken(lane);
     if (received[lane] > peer_close_->final_sequences[lane]) {
       return fail(errc::protocol_violation, "more messages than CLOSE announced");
     }
@@ -290,6 +295,9 @@ void machine::handle_control(std::size_t pipe, kind what, std::span<const std::b
       auto& channel = rx_channel_[from->channel];
       if (channel.end.has_value()) return fail(errc::protocol_violation, "second END");
       channel.end = *from;
+      for (const bool is_urgent : {false, true}) {
+        rx_[lane_of(from->channel, is_urgent)].quick_until = 0;
+      }
       return check_end(from->channel);
     }
     case kind::close: {
@@ -383,7 +391,7 @@ void machine::check_end(std::size_t channel) noexcept {
 bool machine::at_end(std::size_t channel) const noexcept {
   const auto& normal = rx_[lane_of(channel, false)];
   const auto& urgent_lane = rx_[lane_of(channel, true)];
-  if (!normal.queue.empty() || !urgent_lane.queue.empty()) return false;
+  if (readable(channel)) return false;
   const auto& end = rx_channel_[channel].end;
   if (end.has_value() && normal.received == end->normal && urgent_lane.received == end->urgent) {
     return true;
@@ -395,7 +403,7 @@ bool machine::at_end(std::size_t channel) const noexcept {
 
 lane_counts machine::counts(std::size_t lane) const noexcept {
   return {tx_[lane].accepted, tx_[lane].sent, tx_[lane].consumed, rx_[lane].received,
-          rx_[lane].taken};
+          taken(lane)};
 }
 
 std::size_t machine::memory_in_use() const noexcept {
@@ -407,7 +415,7 @@ std::size_t machine::memory_in_use() const noexcept {
   }
   for (std::size_t pipe = 0; pipe < pipe_count; ++pipe) {
     const rx_pipe& in = in_[pipe];
-    bytes += out_[pipe].unsent_bytes + in.staged.size() + in.stream_buffer.size() + in.stash.size();
+    bytes += unsent(out_[pipe]) + in.staged.size() + in.stream_buffer.size() + in.stash.size();
   }
   return bytes;
 }

@@ -40,11 +40,18 @@ struct settings {
 
 /// A message that has arrived whole.
 struct inbound {
+  inbound(std::size_t from, std::uint64_t credit) noexcept
+      : cost(credit), lane(static_cast<std::uint32_t>(from)) {}
+  /// Adopts a reference to `block`, in which `bytes` lie.
+  inbound(std::size_t from, std::uint64_t credit, detail::block* block,
+          std::span<const std::byte> bytes) noexcept
+      : payload(block, bytes), cost(credit), lane(static_cast<std::uint32_t>(from)) {}
+
   shared_buffer payload;
   message_header header;
-  std::uint32_t lane = 0;
+  std::uint64_t cost;  ///< give it back with release()
+  std::uint32_t lane;
   bool reassembled = false;  ///< it came in slices: its cost is in the link's budget
-  std::uint64_t cost = 0;    ///< give it back with release()
 };
 
 /// What has happened since the last look: flags instead of callbacks, so that nothing re-enters.
@@ -112,7 +119,16 @@ class machine {
   /// The bytes to write next on `pipe`, in order; they stay where they are until written(). Empty:
   /// nothing to write, or the last gathering is not written yet.
   [[nodiscard]] std::size_t gather(std::size_t pipe,
-                                   std::span<std::span<const std::byte>> pieces) noexcept;
+                                   std::span<std::span<const std::byte>> pieces) noexcept {
+    const std::size_t count = gather(pipe, pieces.size());
+    for (std::size_t i = 0; i < count; ++i) pieces[i] = gathered(pipe, i);
+    return count;
+  }
+  /// The same for who has a shape of his own for the bytes: at most `most`, then one by one.
+  [[nodiscard]] std::size_t gather(std::size_t pipe, std::size_t most) noexcept;
+  [[nodiscard]] std::span<const std::byte> gathered(std::size_t pipe, std::size_t index) noexcept {
+    return out_[pipe].pieces.at(index).bytes;
+  }
   void written(std::size_t pipe) noexcept;
   /// Lets go of all that was accepted and not written, and of what has half arrived. After ended(),
   /// when nobody writes any more.
@@ -138,14 +154,25 @@ class machine {
   [[nodiscard]] bool growing(std::size_t lane) const noexcept { return tx_[lane].growing; }
   /// It was given up because the link closed first; the peer drops its start.
   [[nodiscard]] bool abandoned(std::size_t lane) const noexcept { return tx_[lane].abandoned; }
-  [[nodiscard]] bool readable(std::size_t channel) const noexcept;
-  [[nodiscard]] std::optional<inbound> take(std::size_t channel) noexcept;
+  [[nodiscard]] bool readable(std::size_t channel) const noexcept {
+    return !arrived_[lane_of(channel, true)].empty() || !arrived_[lane_of(channel, false)].empty();
+  }
+  [[nodiscard]] std::optional<inbound> take(std::size_t channel) noexcept {
+    auto& urgent_lane = arrived_[lane_of(channel, true)];
+    if (!urgent_lane.empty()) return urgent_lane.take();
+    auto& normal = arrived_[lane_of(channel, false)];
+    if (!normal.empty()) return normal.take();
+    return std::nullopt;
+  }
   /// The peer has finished the channel and all of it was taken.
   [[nodiscard]] bool at_end(std::size_t channel) const noexcept;
-  void release(std::size_t lane, std::uint64_t cost, bool reassembled) noexcept {
+  /// True: something may have to be written now.
+  bool release(std::size_t lane, std::uint64_t cost, bool reassembled) noexcept {
     rx_lane& from = rx_[lane];
     from.released += cost;
-    if (reassembled || from.released >= from.grant_at) settle_release(lane, cost, reassembled);
+    if (!reassembled && from.released < from.grant_at) return false;
+    settle_release(lane, cost, reassembled);
+    return true;
   }
   /// No more sends on the channel.
   void finish(std::size_t channel) noexcept;
@@ -191,9 +218,15 @@ class machine {
     std::size_t offset = 0;
     std::uint64_t reserve_left;
   };
+  struct tx_pipe;
   struct tx_lane {
+    // The short way of small plain messages looks at these only. Whatever makes the lane unusual
+    // closes it (quick_until = 0); who finds it closed looks closer, and opens it if all is usual.
+    std::uint64_t spent = 0;        // by frames in a pipe
+    std::uint64_t quick_until = 0;  // what may be spent on the short way
+    std::size_t quick_bytes = 0;    // the largest message that may take it
+    tx_pipe* quick_pipe = nullptr;
     std::uint64_t granted = 0;   // by the peer, total
-    std::uint64_t spent = 0;     // by frames in a pipe
     std::uint64_t reserved = 0;  // by accepted messages that are not in a pipe yet
     std::uint64_t accepted = 0;  // messages
     std::uint64_t framed = 0;    // messages whole in a pipe
@@ -212,11 +245,13 @@ class machine {
     message owned;
   };
   struct tx_pipe {
+    std::byte* next = nullptr;     // free room in `open`
+    std::byte* until = nullptr;    // up to here frames may join the last piece without a look
+    std::byte* settled = nullptr;  // what lies between here and `next` is not counted yet
+    std::byte* end = nullptr;      // of `open`
+    detail::block* open = nullptr;
     detail::ring<piece> pieces;
     std::size_t in_flight = 0;  // pieces that gather() gave out
-    detail::block* open = nullptr;
-    std::byte* next = nullptr;  // free room in `open`
-    std::size_t room_left = 0;
     std::size_t unsent_bytes = 0;
     std::uint64_t appended = 0;
     std::uint64_t written = 0;
@@ -242,11 +277,19 @@ class machine {
   void queue(std::size_t lane, message&& owned, std::uint64_t reserve);
   void frame_now(std::size_t lane, std::span<const std::byte> bytes, const message_header& header);
   [[nodiscard]] bool may_frame_now(std::size_t lane) const noexcept;
-  [[nodiscard]] bool may_pass(std::size_t lane, std::size_t bytes,
-                              std::uint64_t cost) const noexcept;
-  void frame_plain(std::size_t lane, std::span<const std::byte> bytes, std::size_t padded);
-  [[nodiscard]] std::byte* quick_room(tx_pipe& pipe, std::size_t bytes) noexcept;
+  [[nodiscard]] verdict send_with_care(std::size_t lane, std::span<const std::byte> bytes,
+                                       const message_header& header) noexcept;
+  [[nodiscard]] bool open_way(tx_lane& to, std::size_t lane) noexcept;
+  void close_ways() noexcept;
+  static void frame_plain(tx_lane& to, std::size_t lane, std::span<const std::byte> bytes,
+                          std::size_t padded, std::byte* frame) noexcept;
+  [[nodiscard]] std::size_t quick_limit() const noexcept;
+  [[nodiscard]] static std::size_t unsent(const tx_pipe& pipe) noexcept {
+    return pipe.unsent_bytes + static_cast<std::size_t>(pipe.next - pipe.settled);
+  }
   [[nodiscard]] std::byte* room(tx_pipe& pipe, std::size_t bytes);
+  static void settle(tx_pipe& pipe) noexcept;
+  static void end_piece(tx_pipe& pipe) noexcept;
   void append(std::size_t pipe, std::span<const std::byte> bytes);
   void append_piece(tx_pipe& pipe, std::span<const std::byte> bytes, message&& owned);
   void pump(std::size_t pipe);
@@ -278,14 +321,16 @@ class machine {
     void make_whole();
   };
   struct rx_lane {
-    std::uint64_t granted = 0;
+    // The short way, as in tx_lane.
     std::uint64_t arrived = 0;  // credit spent by the peer
+    std::uint64_t quick_until = 0;
+    std::size_t quick_bytes = 0;
+    std::size_t quick_pipe = 0;
+    std::uint64_t granted = 0;
     std::uint64_t released = 0;
     std::uint64_t grant_at = 0;  // released, from where on a grant may be due
     std::uint64_t received = 0;  // messages
-    std::uint64_t taken = 0;
     std::uint64_t told_received = 0;
-    detail::ring<inbound> queue;
     partial_message partial;
   };
   struct rx_pipe {
@@ -315,8 +360,9 @@ class machine {
   [[nodiscard]] std::size_t frames_in_place(std::size_t pipe, std::span<const std::byte> bytes,
                                             detail::block* block);
   [[nodiscard]] bool plausible(std::size_t length);
-  [[nodiscard]] bool take_plain(std::size_t pipe, const std::byte* frame, std::uint64_t start,
-                                detail::block* block);
+  [[nodiscard]] std::size_t plain_frames(std::size_t pipe, std::span<const std::byte> bytes,
+                                         detail::block* block);
+  [[nodiscard]] bool open_way(rx_lane& to, std::size_t lane) noexcept;
   void handle_frame(std::size_t pipe, std::span<const std::byte> frame, detail::block* block);
   void handle_data(std::size_t pipe, std::span<const std::byte> frame, detail::block* block);
   [[nodiscard]] bool begin_stream(std::size_t pipe, std::span<const std::byte> start);
@@ -332,6 +378,9 @@ class machine {
   inbound& deliver(std::size_t lane, const data_header& header, std::uint64_t cost);
   void handle_control(std::size_t pipe, kind what, std::span<const std::byte> header);
   void handle_welcome(const welcome& from);
+  [[nodiscard]] std::uint64_t taken(std::size_t lane) const noexcept {
+    return rx_[lane].received - arrived_[lane].size();
+  }
   void handle_credit(const grants& from);
   void handle_close(const wire::closing& from);
   void handle_moved(const moved& from);
@@ -362,12 +411,14 @@ class machine {
   std::array<tx_lane, lane_count> tx_;
   std::array<tx_pipe, pipe_count> out_;
   std::array<tx_channel, channel_count> tx_channel_;
+  std::array<detail::ring<inbound>, lane_count> arrived_;  // whole, and not taken yet
   std::array<rx_lane, lane_count> rx_;
   std::array<rx_pipe, pipe_count> in_;
   std::array<rx_channel, channel_count> rx_channel_;
   std::array<bool, pipe_count> pipe_open_{true, false, false, false};
 
   unsigned grants_due_ = 0;  // bit per lane
+  bool unsaid_ = false;      // a MOVED, END or CLOSE may be due
   std::optional<wire::closing> peer_close_;
   std::size_t reassembly_in_use_ = 0;
   detail::pin_budget* pins_;

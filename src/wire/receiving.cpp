@@ -77,32 +77,53 @@ void machine::consume(std::size_t pipe, detail::block* filled, std::size_t bytes
   shares_ = outer_shares;
 }
 
-// The usual case of handle_frame() and check_data(): a whole message that breaks no rule, in a
-// block that may be shared. False: nothing has happened, look closer.
-inline bool machine::take_plain(std::size_t pipe, const std::byte* frame, std::uint64_t start,
-                                detail::block* block) {
-  const std::size_t length = static_cast<std::uint32_t>(start);
-  const std::size_t lane = plain::lane(start);
+// The usual case of handle_frame() and check_data(): whole messages that break no rule, in a block
+// that may be shared. Returns how many bytes they were; what follows needs a closer look.
+std::size_t machine::plain_frames(std::size_t pipe, std::span<const std::byte> bytes,
+                                  detail::block* block) {
+  const std::byte* at = bytes.data();
+  const std::byte* const end = at + bytes.size();
+  bool shared = block->pinned_by == pins_;
+  if (reinterpret_cast<std::uintptr_t>(at) % 8 != 0) return 0;
+  while (static_cast<std::size_t>(end - at) >= frame_start_bytes) {
+    const auto start = load_little_endian<std::uint64_t>(at);
+    const std::size_t length = static_cast<std::uint32_t>(start);
+    const std::size_t padded = align8(length_bytes + length);
+    if (!plain::matches(start) || padded > static_cast<std::size_t>(end - at)) break;
+    const std::size_t lane = plain::lane(start);
+    rx_lane& to = rx_[lane];
+    const std::size_t payload = length - (plain::prefix_bytes - length_bytes);  // huge if too short
+    const std::uint64_t cost = padded + message_overhead;
+    const auto usual = [&] {
+      return payload - 1 < to.quick_bytes && to.arrived + cost <= to.quick_until &&
+             to.quick_pipe == pipe;
+    };
+    if (!usual() && (!open_way(to, lane) || !usual())) break;
+    if (!shared && !can_share(block)) break;
+    shared = true;
+    arrived_[lane].emplace(lane, cost, block,
+                           std::span<const std::byte>(at + plain::prefix_bytes, payload));
+    ++shares_;
+    to.arrived += cost;
+    ++to.received;
+    happened_.readable |= 1U << (lane / 2);
+    at += padded;
+  }
+  return static_cast<std::size_t>(at - bytes.data());
+}
+
+bool machine::open_way(rx_lane& to, std::size_t lane) noexcept {
   const std::size_t channel = lane / 2;
-  rx_lane& to = rx_[lane];
   const rx_channel& from = rx_channel_[channel];
-  const std::size_t payload = length - (plain::prefix_bytes - length_bytes);  // huge if too short
-  const std::uint64_t cost = align8(length_bytes + length) + message_overhead;
-  const bool usual = payload - 1 < stream_from && payload <= local_.local.message_bytes[channel] &&
-                     cost <= to.granted - to.arrived && from.pipe == pipe &&
-                     !from.end.has_value() && !to.partial.active && established_ &&
-                     !peer_close_.has_value() && (pipe != 0 || channel != channel_count - 1) &&
-                     reinterpret_cast<std::uintptr_t>(frame) % 8 == 0;
-  if (!usual || (block->pinned_by != pins_ && !can_share(block))) return false;
-  inbound& whole = to.queue.emplace();
-  whole.payload = shared_buffer(block, {frame + plain::prefix_bytes, payload});
-  ++shares_;
-  whole.lane = static_cast<std::uint32_t>(lane);
-  whole.cost = cost;
-  to.arrived += cost;
-  ++to.received;
-  happened_.readable |= 1U << channel;
+  const bool shared_bulk = channel == channel_count - 1 && from.pipe == 0;
+  if (!established_ || from.end.has_value() || to.partial.active || peer_close_.has_value() ||
+      shared_bulk) {
+    return false;
+  }
   use(channel);
+  to.quick_until = to.granted;
+  to.quick_bytes = std::min<std::size_t>(stream_from, local_.local.message_bytes[channel]);
+  to.quick_pipe = from.pipe;
   return true;
 }
 
@@ -110,15 +131,11 @@ std::size_t machine::frames_in_place(std::size_t pipe, std::span<const std::byte
                                      detail::block* block) {
   std::size_t at = 0;
   while (bytes.size() - at >= frame_start_bytes) {
+    at += plain_frames(pipe, bytes.subspan(at), block);
     const auto rest = bytes.subspan(at);
-    const auto start = load_little_endian<std::uint64_t>(rest.data());
-    const std::size_t length = static_cast<std::uint32_t>(start);
+    if (rest.size() < frame_start_bytes) break;
+    const std::size_t length = length_of(rest);
     const std::size_t padded = align8(length_bytes + length);
-    if (plain::matches(start) && padded <= rest.size() &&
-        take_plain(pipe, rest.data(), start, block)) {
-      at += padded;
-      continue;
-    }
     if (!plausible(length)) return bytes.size();
     if (padded > rest.size()) {
       if (begin_stream(pipe, rest)) return bytes.size();
@@ -413,10 +430,8 @@ bool machine::check_data(std::size_t pipe, const data_header& header, std::size_
 inbound& machine::deliver(std::size_t lane, const data_header& header, std::uint64_t cost) {
   rx_lane& to = rx_[lane];
   const std::size_t channel = lane / 2;
-  inbound& whole = to.queue.emplace();
+  inbound& whole = arrived_[lane].emplace(lane, cost);
   whole.header = {header.id, static_cast<codec>(header.codec)};
-  whole.lane = static_cast<std::uint32_t>(lane);
-  whole.cost = cost;
   ++to.received;
   happened_.readable |= 1U << channel;
   use(channel);
@@ -427,6 +442,7 @@ inbound& machine::deliver(std::size_t lane, const data_header& header, std::uint
 
 void machine::begin_partial(std::size_t lane, const data_header& header, std::uint64_t cost) {
   partial_message& partial = rx_[lane].partial;
+  rx_[lane].quick_until = 0;
   partial.active = true;
   partial.total = header.total;
   partial.header = header;
@@ -502,20 +518,6 @@ void machine::finish_partial(std::size_t lane) {
 
 // ---- the application's side -----------------------------------------------------------------
 
-bool machine::readable(std::size_t channel) const noexcept {
-  return !rx_[lane_of(channel, true)].queue.empty() || !rx_[lane_of(channel, false)].queue.empty();
-}
-
-std::optional<inbound> machine::take(std::size_t channel) noexcept {
-  rx_lane* from = &rx_[lane_of(channel, true)];
-  if (from->queue.empty()) from = &rx_[lane_of(channel, false)];
-  if (from->queue.empty()) return std::nullopt;
-  std::optional<inbound> next(std::move(from->queue.front()));
-  from->queue.pop();
-  ++from->taken;
-  return next;
-}
-
 void machine::settle_release(std::size_t lane, std::uint64_t cost, bool reassembled) noexcept {
   if (ended()) return;
   if (reassembled) {
@@ -579,6 +581,7 @@ void machine::handle_moved(const moved& from) {
     return fail(errc::protocol_violation, "MOVED with a gap in the sequence");
   }
   rx_channel_[channel].pipe = channel;
+  for (const bool is_urgent : {false, true}) rx_[lane_of(channel, is_urgent)].quick_until = 0;
   replay(channel);
 }
 

@@ -55,7 +55,7 @@ verdict machine::admit(std::size_t lane, std::size_t bytes, const message_header
   cost = is_single ? single : message_cost_bound(bytes);
   const auto left = static_cast<std::uint64_t>(available(lane));
   if (to.growing ||
-      to.queued_bytes + out_[tx_channel_[channel].pipe].unsent_bytes >= local_.queue_bytes) {
+      to.queued_bytes + unsent(out_[tx_channel_[channel].pipe]) >= local_.queue_bytes) {
     to.blocked = true;
     return verdict::blocked;
   }
@@ -71,88 +71,103 @@ bool machine::may_frame_now(std::size_t lane) const noexcept {
   const tx_channel& channel = tx_channel_[lane / 2];
   const tx_pipe& pipe = out_[channel.pipe];
   if (channel.moving || channel.move_wanted || pipe.backlog != 0) return false;
-  if (pipe.unsent_bytes >= framed_max(channel.pipe)) return false;
+  if (unsent(pipe) >= framed_max(channel.pipe)) return false;
   const bool shared_bulk = lane / 2 == channel_count - 1 && channel.pipe == 0;
   return !shared_bulk ||
          tx_[lane].spent - tx_[lane].peer_received < shared_bulk_slices * slice_bytes_shared;
 }
 
-// Mostly there is room behind the last piece, which is not in a write yet.
-inline std::byte* machine::quick_room(tx_pipe& pipe, std::size_t bytes) noexcept {
-  if (pipe.pieces.size() <= pipe.in_flight) return nullptr;
-  piece& last = pipe.pieces.back();
-  std::byte* const next = pipe.next;
-  if (bytes > pipe.room_left || last.bytes.data() + last.bytes.size() != next) return nullptr;
-  last.bytes = {last.bytes.data(), last.bytes.size() + bytes};
-  pipe.next += bytes;
-  pipe.room_left -= bytes;
-  pipe.unsent_bytes += bytes;
-  pipe.appended += bytes;
-  return next;
+// ---- the short way --------------------------------------------------------------------------
+
+// Frames of the short way join the last piece as long as less than this is framed and unsent.
+std::size_t machine::quick_limit() const noexcept {
+  return std::min(framed_max_shared, local_.queue_bytes);
 }
 
-// The usual case of admit() and may_frame_now() at once: room and credit are there, nothing waits.
-inline bool machine::may_pass(std::size_t lane, std::size_t bytes,
-                              std::uint64_t cost) const noexcept {
-  const tx_lane& to = tx_[lane];
-  const tx_channel& channel = tx_channel_[lane / 2];
-  const tx_pipe& pipe = out_[channel.pipe];
-  return cost <= to.granted - to.spent - to.reserved && bytes <= peer_.message_bytes[lane / 2] &&
-         pipe.backlog == 0 && pipe.unsent_bytes < std::min(framed_max_shared, local_.queue_bytes) &&
-         !channel.moving && !channel.move_wanted && !channel.finished && !closing_ && !ended() &&
-         (lane / 2 != channel_count - 1 || channel.pipe != 0);
+// What admit() and may_frame_now() would look at, but the credit and the size of one message.
+bool machine::open_way(tx_lane& to, std::size_t lane) noexcept {
+  const std::size_t channel = lane / 2;
+  const tx_channel& state = tx_channel_[channel];
+  tx_pipe& pipe = out_[state.pipe];
+  const bool shared_bulk = channel == channel_count - 1 && state.pipe == 0;
+  if (pipe.backlog != 0 || unsent(pipe) >= quick_limit() || state.moving || state.move_wanted ||
+      state.finished || closing_ || ended() || shared_bulk) {
+    return false;
+  }
+  use(channel);
+  to.quick_until = to.granted - to.reserved;
+  to.quick_bytes = std::min<std::size_t>(copy_below - 1, peer_.message_bytes[channel]);
+  to.quick_pipe = &pipe;
+  return true;
 }
 
-inline void machine::frame_plain(std::size_t lane, std::span<const std::byte> bytes,
-                                 std::size_t padded) {
-  tx_lane& to = tx_[lane];
-  tx_pipe& pipe = out_[tx_channel_[lane / 2].pipe];
-  std::byte* frame = quick_room(pipe, padded);
-  if (frame == nullptr) frame = room(pipe, padded);
+void machine::close_ways() noexcept {
+  for (auto& lane : tx_) lane.quick_until = 0;
+}
+
+inline void machine::frame_plain(tx_lane& to, std::size_t lane, std::span<const std::byte> bytes,
+                                 std::size_t padded, std::byte* frame) noexcept {
   store_little_endian<std::uint64_t>(frame + padded - sizeof(std::uint64_t), 0);  // the padding
   store_little_endian(frame, plain::start(lane, bytes.size()));
   if (!bytes.empty()) std::memcpy(frame + plain::prefix_bytes, bytes.data(), bytes.size());
   to.spent += padded + message_overhead;
   ++to.accepted;
   ++to.framed;
-  use(lane / 2);
 }
 
 verdict machine::send(std::size_t lane, std::span<const std::byte> bytes,
                       const message_header& header) noexcept {
-  if (header.id == 0 && header.encoding == codec::raw && bytes.size() < copy_below) {
-    const std::size_t padded = align8(plain::prefix_bytes + bytes.size());
-    if (may_pass(lane, bytes.size(), padded + message_overhead)) {
-      try {
-        frame_plain(lane, bytes, padded);
-        return verdict::accepted;
-      } catch (const std::bad_alloc&) {
-        fail(errc::resource_exhausted, "no memory to send a message");
-        return verdict::ended;
-      }
+  tx_lane& to = tx_[lane];
+  const std::size_t padded = align8(plain::prefix_bytes + bytes.size());
+  if (header.id == 0 && header.encoding == codec::raw && bytes.size() <= to.quick_bytes &&
+      to.spent + padded + message_overhead <= to.quick_until) {
+    tx_pipe& pipe = *to.quick_pipe;
+    if (padded <= static_cast<std::size_t>(pipe.until - pipe.next)) {
+      frame_plain(to, lane, bytes, padded, std::exchange(pipe.next, pipe.next + padded));
+      return verdict::accepted;
     }
   }
-  std::uint64_t cost = 0;
-  const verdict decided = admit(lane, bytes.size(), header, cost);
-  if (decided != verdict::accepted && decided != verdict::started) return decided;
+  return send_with_care(lane, bytes, header);
+}
+
+verdict machine::send_with_care(std::size_t lane, std::span<const std::byte> bytes,
+                                const message_header& header) noexcept {
+  tx_lane& to = tx_[lane];
   try {
+    if (header.id == 0 && header.encoding == codec::raw && open_way(to, lane)) {
+      const std::size_t padded = align8(plain::prefix_bytes + bytes.size());
+      const bool fits = bytes.size() <= to.quick_bytes &&
+                        to.spent + padded + message_overhead <= to.quick_until;
+      const std::size_t channel = lane / 2;
+      // The first use of a channel is noticed where it is looked for, not on the short way.
+      if (!server_ && channel != 0 && !tx_channel_[channel].used) to.quick_until = 0;
+      if (fits) {
+        frame_plain(to, lane, bytes, padded, room(*to.quick_pipe, padded));
+        return verdict::accepted;
+      }
+    }
+    std::uint64_t cost = 0;
+    const verdict decided = admit(lane, bytes.size(), header, cost);
+    if (decided != verdict::accepted && decided != verdict::started) return decided;
     if (decided == verdict::accepted && bytes.size() <= slice_bytes_shared && may_frame_now(lane)) {
       frame_now(lane, bytes, header);
     } else {
       queue(lane, message(shared_buffer(buffer::copy_of(bytes)), header),
             decided == verdict::accepted ? cost : 0);
     }
+    return decided;
   } catch (const std::bad_alloc&) {
     fail(errc::resource_exhausted, "no memory to send a message");
     return verdict::ended;
   }
-  return decided;
 }
 
 verdict machine::send(std::size_t lane, message& owned) noexcept {
   if (owned.size() < copy_below) {
     const verdict decided = send(lane, owned.bytes(), owned.header());
-    if (decided == verdict::accepted) owned = message();  // its credit returns now
+    if (decided == verdict::accepted) {
+      static_cast<void>(message(std::move(owned)));  // its credit returns now
+    }
     return decided;
   }
   std::uint64_t cost = 0;
@@ -183,6 +198,7 @@ void machine::queue(std::size_t lane, message&& owned, std::uint64_t reserve) {
   auto& time = tx_channel_[channel].virtual_time;
   time = std::max(time, pipe.virtual_now);
   ++pipe.backlog;
+  close_ways();
   use(channel);
 }
 
@@ -212,29 +228,50 @@ void machine::first_use(std::size_t channel) noexcept {
 
 // ---- what is framed and not yet written -----------------------------------------------------
 
+// Counts what has joined the last piece.
+void machine::settle(tx_pipe& pipe) noexcept {
+  const auto joined = static_cast<std::size_t>(pipe.next - pipe.settled);
+  if (joined == 0) return;
+  auto& last = pipe.pieces.back().bytes;
+  last = {last.data(), last.size() + joined};
+  pipe.unsent_bytes += joined;
+  pipe.appended += joined;
+  pipe.settled = pipe.next;
+}
+
+void machine::end_piece(tx_pipe& pipe) noexcept {
+  settle(pipe);
+  pipe.until = pipe.next;
+}
+
 std::byte* machine::room(tx_pipe& pipe, std::size_t bytes) {
-  if (std::byte* const quick = quick_room(pipe, bytes)) return quick;
-  if (pipe.open != nullptr && pipe.pieces.empty() &&
-      pipe.open->references.load(std::memory_order_acquire) == 1) {
-    pipe.next = pipe.open->data();  // all of it was written: start over in warm memory
-    pipe.room_left = pipe.open->capacity;
-  }
-  if (bytes > pipe.room_left) {
-    detail::block* fresh = detail::allocate_block(std::max(bytes, out_block_bytes));
-    if (pipe.open != nullptr) detail::release(pipe.open);
-    pipe.open = fresh;
-    pipe.next = fresh->data();
-    pipe.room_left = fresh->capacity;
+  end_piece(pipe);
+  const bool joins = pipe.pieces.size() > pipe.in_flight && pipe.pieces.back().block != nullptr &&
+                     pipe.pieces.back().bytes.data() + pipe.pieces.back().bytes.size() == pipe.next;
+  if (!joins || bytes > static_cast<std::size_t>(pipe.end - pipe.next)) {
+    if (pipe.open != nullptr && pipe.pieces.empty() &&
+        pipe.open->references.load(std::memory_order_acquire) == 1) {
+      pipe.next = pipe.open->data();  // all of it was written: start over in warm memory
+    }
+    if (bytes > static_cast<std::size_t>(pipe.end - pipe.next)) {
+      detail::block* fresh = detail::allocate_block(std::max(bytes, out_block_bytes));
+      if (pipe.open != nullptr) detail::release(pipe.open);
+      pipe.open = fresh;
+      pipe.next = fresh->data();
+      pipe.end = pipe.next + fresh->capacity;
+    }
+    pipe.until = pipe.settled = pipe.next;
+    piece& added = pipe.pieces.emplace();
+    added.bytes = {pipe.next, 0};
+    added.block = pipe.open;
+    detail::retain(pipe.open);
   }
   std::byte* const start = pipe.next;
-  piece& added = pipe.pieces.emplace();
-  added.bytes = {start, bytes};
-  added.block = pipe.open;
-  detail::retain(pipe.open);
   pipe.next += bytes;
-  pipe.room_left -= bytes;
-  pipe.unsent_bytes += bytes;
-  pipe.appended += bytes;
+  settle(pipe);
+  const std::size_t most = quick_limit();
+  const std::size_t more = most - std::min(most, pipe.unsent_bytes);
+  pipe.until = pipe.next + std::min(more, static_cast<std::size_t>(pipe.end - pipe.next));
   return start;
 }
 
@@ -243,6 +280,7 @@ void machine::append(std::size_t pipe, std::span<const std::byte> bytes) {
 }
 
 void machine::append_piece(tx_pipe& pipe, std::span<const std::byte> bytes, message&& owned) {
+  end_piece(pipe);
   piece& added = pipe.pieces.emplace();
   added.bytes = bytes;
   added.owned = std::move(owned);
@@ -250,29 +288,31 @@ void machine::append_piece(tx_pipe& pipe, std::span<const std::byte> bytes, mess
   pipe.appended += bytes.size();
 }
 
-std::size_t machine::gather(std::size_t pipe,
-                            std::span<std::span<const std::byte>> pieces) noexcept {
+std::size_t machine::gather(std::size_t pipe, std::size_t most) noexcept {
   tx_pipe& out = out_[pipe];
   if (out.in_flight != 0) return 0;
   try {
     if (!ended() && pipe == 0) pump_control();
-    if (!ended()) pump(pipe);
-    if (!ended() && pipe == 0) pump_control();  // the last backlog may have left just now
+    if (!ended() && out.backlog != 0) {
+      pump(pipe);
+      if (pipe == 0) pump_control();  // the last backlog may have left just now
+    }
   } catch (const std::bad_alloc&) {
     fail(errc::resource_exhausted, "no memory to frame a message");
   }
-  const std::size_t count = std::min(pieces.size(), out.pieces.size());
+  end_piece(out);
+  out.in_flight = std::min(most, out.pieces.size());
   out.in_flight_bytes = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    pieces[i] = out.pieces.at(i).bytes;
-    out.in_flight_bytes += pieces[i].size();
-  }
-  out.in_flight = count;
-  out.marked = count == out.pieces.size();
+  out.marked = out.in_flight == out.pieces.size();
   if (out.marked) {
+    out.in_flight_bytes = out.unsent_bytes;
     for (std::size_t lane = 0; lane < lane_count; ++lane) out.marks[lane] = tx_[lane].framed;
+  } else {
+    for (std::size_t i = 0; i < out.in_flight; ++i) {
+      out.in_flight_bytes += out.pieces.at(i).bytes.size();
+    }
   }
-  return count;
+  return out.in_flight;
 }
 
 void machine::written(std::size_t pipe) noexcept {
@@ -317,6 +357,7 @@ void machine::drop_output() noexcept {
       if (pipe.pieces.front().block != nullptr) detail::release(pipe.pieces.front().block);
     }
     pipe.in_flight = pipe.unsent_bytes = pipe.in_flight_bytes = pipe.backlog = 0;
+    pipe.until = pipe.settled = pipe.next;
   }
   for (auto& lane : tx_) {
     lane.backlog.clear();
@@ -334,6 +375,7 @@ bool machine::has_output(std::size_t pipe) noexcept {
   if (out.backlog != 0 && next_lane(pipe).has_value()) return true;
   if (pipe != 0 || !established_) return false;
   if (grants_due_ != 0 || pong_due_.has_value()) return true;
+  if (!unsaid_) return false;
   bool all_drained = true;
   for (std::size_t channel = 0; channel < channel_count; ++channel) {
     const tx_channel& state = tx_channel_[channel];
@@ -379,11 +421,13 @@ void machine::pump_control() {
       rx_lane& from = rx_[lane];
       raise_grant(lane, std::max(from.granted, grant_target(lane)));
       from.told_received = from.arrived;
-      due[count++] = {lane, from.granted, from.taken, from.arrived};
+      due[count++] = {lane, from.granted, taken(lane), from.arrived};
     }
     grants_due_ = 0;
     append(0, encode(std::span<const grant>(due).first(count)));
   }
+  if (!unsaid_) return;
+  unsaid_ = false;
   bool all_drained = true;
   for (std::size_t channel = 0; channel < channel_count; ++channel) {
     tx_channel& state = tx_channel_[channel];
@@ -401,7 +445,9 @@ void machine::pump_control() {
       append(0, encode_end(channel, normal.framed, urgent_lane.framed));
       state.end_sent = true;
     }
+    unsaid_ = unsaid_ || may_end(channel);
   }
+  unsaid_ = unsaid_ || (closing_ && !close_sent_);
   if (closing_ && !close_sent_ && all_drained) {
     lane_numbers final_sequences{};
     for (std::size_t lane = 0; lane < lane_count; ++lane) final_sequences[lane] = tx_[lane].framed;
@@ -412,7 +458,7 @@ void machine::pump_control() {
 }
 
 void machine::pump(std::size_t pipe) {
-  while (out_[pipe].backlog != 0 && out_[pipe].unsent_bytes < framed_max(pipe)) {
+  while (out_[pipe].backlog != 0 && unsent(out_[pipe]) < framed_max(pipe)) {
     const auto lane = next_lane(pipe);
     if (!lane.has_value()) return;
     frame_slice(*lane);
@@ -534,6 +580,8 @@ void machine::settle_growth(std::size_t lane) noexcept {
 
 void machine::finish(std::size_t channel) noexcept {
   tx_channel_[channel].finished = true;
+  unsaid_ = true;
+  close_ways();
   happened_.writable |= 1U << channel;
 }
 
@@ -544,6 +592,8 @@ bool machine::finished(std::size_t channel) const noexcept {
 void machine::attached(std::size_t channel) noexcept {
   pipe_open_[channel] = true;
   tx_channel_[channel].move_wanted = true;
+  unsaid_ = true;
+  close_ways();
 }
 
 }  // namespace hawser::wire
