@@ -36,6 +36,15 @@ int open_socket(const socket_address& address) noexcept {
   return ::socket(raw(address)->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
+int look_up(const std::string& host, const std::string& port, int flags,
+            addrinfo*& found) noexcept {
+  addrinfo hints{};
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = flags;
+  return ::getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
+}
+
 // getaddrinfo() has numbers of its own. For the caller they are all "not there", but one.
 failure resolver_failure(int value, const std::string& what) {
   if (value == EAI_SYSTEM) return {last_error(), what};
@@ -64,13 +73,16 @@ socket_address name_of(native_handle socket, Local query) {
 
 }  // namespace
 
-std::vector<socket_address> resolve(const std::string& host, const std::string& port) {
-  addrinfo hints{};
-  hints.ai_family = AF_UNSPEC;
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICSERV;
+std::optional<socket_address> numeric_address(const std::string& host, const std::string& port) {
   addrinfo* found = nullptr;
-  const int failed = ::getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
+  if (look_up(host, port, AI_NUMERICSERV | AI_NUMERICHOST, found) != 0) return std::nullopt;
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, ::freeaddrinfo);
+  return copy_of(found->ai_addr, found->ai_addrlen);
+}
+
+std::vector<socket_address> resolve(const std::string& host, const std::string& port) {
+  addrinfo* found = nullptr;
+  const int failed = look_up(host, port, AI_NUMERICSERV, found);
   if (failed != 0) {
     resolver_failure(failed, "cannot resolve " + host + ":" + port).raise();
   }
@@ -153,14 +165,20 @@ native_handle start_connect(const socket_address& address, bool& pending,
     error = last_error();
     return no_handle;
   }
-  if (::connect(socket, raw(address), address.size) != 0) {
-    // An interrupted connect goes on like one in progress, see connect(2).
-    pending = errno == EINPROGRESS || errno == EINTR;
-    if (!pending) {
-      error = last_error();
-      platform::close(socket);
-      return no_handle;
-    }
+  const auto attempt = [&] {
+    return ::connect(socket, raw(address), address.size) == 0 ? 0 : errno;
+  };
+  const auto goes_on = [](int outcome) {  // also when interrupted, see connect(2)
+    return outcome == EINPROGRESS || outcome == EINTR || outcome == EALREADY;
+  };
+  int outcome = attempt();
+  // A peer on this host has mostly answered by now, and asking again costs less than waiting.
+  if (goes_on(outcome)) outcome = attempt();
+  pending = goes_on(outcome);
+  if (outcome != 0 && outcome != EISCONN && !pending) {
+    error = system_error_code(outcome);
+    platform::close(socket);
+    return no_handle;
   }
   error.clear();
   return socket;

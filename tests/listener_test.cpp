@@ -207,6 +207,62 @@ TEST_SUITE("listener") {
     expect_fault(against(wire::encode(odd)), errc::protocol_violation, "another link");
   }
 
+  TEST_CASE("an early link sends before it is welcomed, and learns of a refusal afterwards") {
+    ground here;
+    test::raw_listener fake;
+    namespace wire = hawser::wire;
+    std::thread peer([&] {
+      auto socket = fake.accept();
+      static_cast<void>(socket.next(wire::kind::hello));
+      static_cast<void>(socket.next(wire::kind::data));  // the answer comes after it
+      socket.send(wire::encode(wire::refusal{errc::limit_reached, "full"}));
+    });
+    hawser::run(here.runtime, [&]() -> task<void> {
+      const auto early = co_await hawser::connect(fake.uri(), {.early = true});
+      co_await early.rpc().send("question");
+      const auto opened = co_await hawser::as_result(early.opened());
+      CHECK_FALSE(opened.has_value());
+      if (!opened.has_value()) expect_fault(opened.error(), errc::limit_reached, "full");
+      const auto answer = co_await hawser::as_result(early.rpc().recv());
+      CHECK_FALSE(answer.has_value());
+      if (!answer.has_value()) expect_fault(answer.error(), errc::link_lost, "full");
+      const auto end = co_await early.ended();
+      CHECK(end.code() == errc::limit_reached);
+    });
+    peer.join();
+  }
+
+  TEST_CASE("what an early link has accepted arrives, also if it is closed at once") {
+    for (const auto over : test::transports) {
+      CAPTURE(test::name_of(over));
+      linked ends(over);
+      hawser::run(ends.runtime, [&](hawser::scope& all) -> task<void> {
+        const auto ask = [](std::string uri) -> task<void> {
+          const auto early = co_await hawser::connect(uri, {.early = true});
+          co_await early.control().send("first");
+          co_await early.rpc().send("second");
+          co_await early.close();
+        };
+        all.spawn(ask(ends.listener.uri()));
+        const auto accepted = co_await ends.listener.accept();
+        const auto first = co_await accepted.control().recv();
+        const auto second = co_await accepted.rpc().recv();
+        CHECK((first.has_value() && first->text() == "first"));
+        CHECK((second.has_value() && second->text() == "second"));
+        const auto end = co_await accepted.rpc().recv();
+        CHECK_FALSE(end.has_value());
+      });
+    }
+  }
+
+  TEST_CASE("a link that was not asked to be early is open at once") {
+    linked ends(transport::tcp);
+    hawser::run(ends.runtime, [&]() -> task<void> {
+      co_await ends.client.opened();
+      co_await ends.server.opened();
+    });
+  }
+
   TEST_CASE("an address in use is refused, and free again when its listener is gone") {
     ground here;
     const auto tcp = hawser::listen(here.runtime, "tcp://127.0.0.1:0");

@@ -111,6 +111,16 @@ TEST_SUITE("platform") {
     for (const auto each : {client, server, listener}) platform::close(each);
   }
 
+  TEST_CASE("a host in numbers needs no resolving, a name does") {
+    for (const auto* const host : {"127.0.0.1", "::1"}) {
+      const auto address = platform::numeric_address(host, "4711");
+      REQUIRE(address.has_value());
+      const auto resolved = platform::resolve(host, "4711").front();
+      CHECK(platform::to_string(*address) == platform::to_string(resolved));
+    }
+    CHECK_FALSE(platform::numeric_address("localhost", "4711").has_value());
+  }
+
   TEST_CASE("a port that is listened on is in use; one without a listener refuses") {
     const auto listener = platform::open_listener(platform::resolve("127.0.0.1", "0").front(), 4);
     const auto address = platform::local_address(listener);

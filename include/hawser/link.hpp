@@ -50,6 +50,10 @@ struct link_options {
   std::size_t reassembly_bytes = 64 << 20;      ///< for messages above the window, a link
   std::size_t pinned_bytes = 4 << 20;           ///< of shared receive blocks; then copies
   std::size_t socket_buffer_bytes = 1 << 20;    ///< asked of the system, a bulk or unix socket
+  /// connect() completes before the answer to its hello, so that what is sent on control and rpc
+  /// goes along: the first reply comes after one round trip instead of two. A refusal then is the
+  /// error of link::opened(), and ends the link. In a URI 0 or 1.
+  bool early = false;
   std::chrono::milliseconds handshake_timeout{10'000};  ///< connect(): all addresses together
   std::chrono::milliseconds close_timeout{5'000};
   std::chrono::milliseconds keepalive{20'000};          ///< ping after this much silence
@@ -202,6 +206,12 @@ class link {
   [[nodiscard]] channel& bulk() const noexcept { return at(priority::bulk); }
   [[nodiscard]] channel& at(priority which) const noexcept;
 
+  /// Completes when the handshake is done: at once, unless link_options::early.
+  ///
+  /// Errors:  as connect(); errc::refused may be all that is known of a refusal. errc::cancelled.
+  /// Cancel:  by the stop token; the handshake goes on.
+  [[nodiscard]] task<void> opened() const;
+
   /// Exchanges the final sequences of every lane, so that both sides know that all arrived, then
   /// shuts the sockets. What arrived and was not taken can still be received.
   ///
@@ -267,6 +277,8 @@ class listener {
 [[nodiscard]] listener listen(runtime& where, std::string_view uri, listen_options options = {});
 
 /// Connects and shakes hands, trying every address a name has, in order.
+///
+/// With link_options::early the handshake ends later: link::opened() tells.
 ///
 /// Errors:  errc::bad_uri, errc::bad_config, errc::unreachable, errc::refused, errc::unauthorized,
 ///          errc::limit_reached (the listener is full), errc::unsupported (no common version),

@@ -179,12 +179,23 @@ task<std::vector<target>> find(endpoint to) {
   if (to.scheme == scheme::unix_socket) co_return find_socket_file(to);
   const std::string host = to.host.empty() ? "127.0.0.1" : to.host;
   std::vector<target> all;
+  if (const auto address = platform::numeric_address(host, to.port)) {
+    all.push_back({*address, {}, platform::to_string(*address)});
+    co_return all;
+  }
   // A name server may take its time, and getaddrinfo() blocks.
   auto addresses = co_await offload([&host, &to] { return platform::resolve(host, to.port); });
   for (const auto& address : addresses) {
     all.push_back({address, {}, platform::to_string(address)});
   }
   co_return all;
+}
+
+task<void> settled(link_core& core) {
+  co_await settle_op(core, settle_op::goal::open, false);
+  if (core.wire().established()) co_return;
+  const failure why = core.wire().why();
+  failure(why.code(), core.peer() + ": " + why.detail()).raise();
 }
 
 class socket_owner {
@@ -248,11 +259,7 @@ task<link> connect_within(endpoint to, link_options options) {
     auto* const core = new link_core(home, options, settings, std::move(origin));
     link handle(core);
     core->start(socket.give());
-    co_await settle_op(*core, settle_op::goal::open, false);
-    if (core->wire().ended()) {
-      const failure why = core->wire().why();
-      failure(why.code(), to_uri(to) + ": " + why.detail()).raise();
-    }
+    if (!options.early) co_await settled(*core);
     co_return handle;
   }
   if (!last.has_value()) last.emplace(errc::unreachable, to_uri(to) + ": no address");
@@ -285,6 +292,12 @@ link::~link() {
 channel& link::at(priority which) const noexcept {
   HAWSER_ASSERT(core_ != nullptr);
   return core_->at(static_cast<std::size_t>(which)).api();
+}
+
+task<void> link::opened() const {
+  const link self = *this;
+  HAWSER_ASSERT(self.core_ != nullptr);
+  co_await detail::settled(*self.core_);
 }
 
 task<void> link::close() const {

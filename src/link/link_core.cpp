@@ -16,6 +16,9 @@ namespace {
 // How long the last words of a link that failed may take to leave.
 constexpr auto linger_time = std::chrono::milliseconds(500);
 constexpr unsigned writes_a_flush = 4;
+// How long a channel is used before it gets a socket of its own: a link that asks one question does
+// not pay for it, and the first reply does not wait for it.
+constexpr auto attach_pause = std::chrono::milliseconds(2);
 
 }  // namespace
 
@@ -47,7 +50,8 @@ link_core::link_core(worker& home, const link_options& options, const wire::sett
       options_(options),
       origin_(std::move(from)),
       machine_(settings, home.now()),
-      timer_(*this),
+      timer_(*this, &link_core::on_timer),
+      attach_timer_(*this, &link_core::on_attach_timer),
       flush_work_(*this, &link_core::run_flush),
       collect_work_(*this, &link_core::run_collect),
       dropped_work_(*this, &link_core::run_dropped) {
@@ -60,7 +64,8 @@ link_core::link_core(worker& home, const link_options& options, const wire::sett
       options_(options),
       origin_(std::move(from)),
       machine_(settings, peer, home.now()),
-      timer_(*this),
+      timer_(*this, &link_core::on_timer),
+      attach_timer_(*this, &link_core::on_attach_timer),
       flush_work_(*this, &link_core::run_flush),
       collect_work_(*this, &link_core::run_collect),
       dropped_work_(*this, &link_core::run_dropped) {
@@ -173,6 +178,13 @@ bool link_core::adopt_registry(std::shared_ptr<link_registry> registry, std::uin
 
 // ---- attaching ------------------------------------------------------------------------------
 
+void link_core::on_attach_timer(timer& entry) noexcept {
+  link_core& self = static_cast<link_timer&>(entry).owner;
+  for (unsigned left = std::exchange(self.attach_wanted_, 0U); left != 0; left &= left - 1) {
+    self.start_attach(static_cast<std::size_t>(std::countr_zero(left)));
+  }
+}
+
 void link_core::start_attach(std::size_t channel) noexcept {
   if (!origin_.attach || !machine_.attach_allowed(channel) || attachers_[channel] != nullptr) {
     return;
@@ -255,8 +267,12 @@ void link_core::dispatch() noexcept {
       if ((now.readable & bit) != 0) channels_[i].readable();
       if ((now.writable & bit) != 0) channels_[i].writable();
       if ((now.flushed & bit) != 0) channels_[i].flushed();
-      if ((now.attach_wanted & bit) != 0) start_attach(i);
     }
+    if (now.attach_wanted != 0) {
+      attach_wanted_ |= now.attach_wanted;
+      if (!attach_timer_.armed()) home_.arm(attach_timer_, home_.now() + attach_pause);
+    }
+    if (now.established && close_wanted_) close();
     if (now.established || now.ended) channel_core::retry(openers);
     if (now.ended) channel_core::retry(enders);
   }
@@ -290,11 +306,16 @@ void link_core::on_timer(timer& entry) noexcept {
 
 // ---- the end --------------------------------------------------------------------------------
 
+// An early link may have sent already what its peer shall take: it closes once it is open.
 void link_core::close() noexcept {
-  machine_.close(home_.now());
   if (!machine_.established() && !machine_.ended()) {
+    if (options_.early) {
+      close_wanted_ = true;
+      return;
+    }
     machine_.fail(errc::cancelled, "closed during the handshake");
   }
+  machine_.close(home_.now());
   dispatch();
   touch();
 }
@@ -308,6 +329,7 @@ void link_core::on_abandon() noexcept {
 // The machine has ended. Its last words leave first, if they can, within a short time.
 void link_core::finish_up() noexcept {
   for (auto& each : attachers_) each.reset();
+  if (attach_timer_.armed()) home_.disarm(attach_timer_);
   if (registry_ != nullptr) std::exchange(registry_, nullptr)->remove(*this);
   if (pipes_[0].usable() && (pipes_[0].writing() || machine_.has_output(0))) {
     if (!std::exchange(linger_, true)) {

@@ -171,7 +171,7 @@ class link_core final : public component {
     bool closing_ = false;
   };
   struct link_timer : timer {
-    link_timer(link_core& by) noexcept : timer(&link_core::on_timer), owner(by) {}
+    link_timer(link_core& by, function action) noexcept : timer(action), owner(by) {}
     link_core& owner;
   };
   struct link_work : work {
@@ -199,6 +199,7 @@ class link_core final : public component {
   void dropped() noexcept;
   [[nodiscard]] bool unneeded() const noexcept;  // under mutex_
   static void on_timer(timer& entry) noexcept;
+  static void on_attach_timer(timer& entry) noexcept;
   static void run_flush(work& item) noexcept;
   static void run_collect(work& item) noexcept;
   static void run_dropped(work& item) noexcept;
@@ -212,9 +213,12 @@ class link_core final : public component {
   std::array<pipe, wire::pipe_count> pipes_;
   std::array<std::unique_ptr<attacher>, wire::pipe_count> attachers_;
   link_timer timer_;
+  link_timer attach_timer_;
+  unsigned attach_wanted_ = 0;  // bit per channel, until attach_timer_ fires
   link_work flush_work_;
   bool flush_queued_ = false;
   bool dispatching_ = false;
+  bool close_wanted_ = false;  // early: as soon as the handshake is done
   bool linger_ = false;  // ended; the rest of the output may still leave until the timer fires
   bool joined_ = false;
   std::uint64_t delivered_ = 0;

@@ -112,6 +112,7 @@ constexpr std::array fields{
     number<&link_options::reassembly_bytes>("reassembly_bytes", mib, 16'384 * mib),
     number<&link_options::pinned_bytes>("pinned_bytes", 0, 4096 * mib),
     number<&link_options::socket_buffer_bytes>("socket_buffer_bytes", 0, 256 * mib),
+    number<&link_options::early>("early", 0, 1),
     duration<&link_options::handshake_timeout>("handshake_timeout", 1, day_ms),
     duration<&link_options::close_timeout>("close_timeout", 1, day_ms),
     duration<&link_options::keepalive>("keepalive", 10, day_ms),

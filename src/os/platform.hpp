@@ -52,6 +52,9 @@ struct peer_identity {
   std::int64_t process = 0;
 };
 
+/// A host that is written in numbers, and so needs nobody to ask. Empty: it is a name.
+[[nodiscard]] std::optional<socket_address> numeric_address(const std::string& host,
+                                                            const std::string& port);
 /// All addresses of a host, in the order the system prefers. Blocks.
 ///
 /// Errors: throws std::system_error with host and port in the text.
