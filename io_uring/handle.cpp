@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
+#include <string_view>
 
 #include "hawser/errc.hpp"
 #include "native.hpp"
@@ -21,6 +23,40 @@ namespace {
 
 void set_option(native_handle socket, int level, int name, int value) noexcept {
   static_cast<void>(::setsockopt(descriptor(socket), level, name, &value, sizeof value));
+}
+
+bool choose_congestion_control(native_handle socket, std::string_view name) noexcept {
+  return ::setsockopt(descriptor(socket), IPPROTO_TCP, TCP_CONGESTION, name.data(),
+                      static_cast<socklen_t>(name.size())) == 0;
+}
+
+// bbr measures the path and paces what it sends: on loopback it halves what a socket carries.
+bool is_paced(native_handle socket) noexcept {
+  std::array<char, 16> name{};  // TCP_CA_NAME_MAX
+  socklen_t size = name.size();
+  return ::getsockopt(descriptor(socket), IPPROTO_TCP, TCP_CONGESTION, name.data(), &size) == 0 &&
+         std::string_view(name.data(), ::strnlen(name.data(), size)).starts_with("bbr");
+}
+
+// Both ends have the same address: only then does no network lie between them.
+bool is_local(native_handle socket) noexcept {
+  sockaddr_storage here{};
+  sockaddr_storage there{};
+  socklen_t here_bytes = sizeof here;
+  socklen_t there_bytes = sizeof there;
+  const int handle = descriptor(socket);
+  if (::getsockname(handle, reinterpret_cast<sockaddr*>(&here), &here_bytes) != 0 ||
+      ::getpeername(handle, reinterpret_cast<sockaddr*>(&there), &there_bytes) != 0 ||
+      here.ss_family != there.ss_family) {
+    return false;
+  }
+  if (here.ss_family == AF_INET) {
+    return reinterpret_cast<const sockaddr_in&>(here).sin_addr.s_addr ==
+           reinterpret_cast<const sockaddr_in&>(there).sin_addr.s_addr;
+  }
+  return here.ss_family == AF_INET6 &&
+         IN6_ARE_ADDR_EQUAL(&reinterpret_cast<const sockaddr_in6&>(here).sin6_addr,
+                            &reinterpret_cast<const sockaddr_in6&>(there).sin6_addr);
 }
 
 }  // namespace
@@ -109,6 +145,14 @@ void apply(native_handle socket, const stream_options& options) noexcept {
   }
   if (options.receive_buffer_bytes != 0) {
     set_option(socket, SOL_SOCKET, SO_RCVBUF, to_int(options.receive_buffer_bytes));
+  }
+  if (options.unsent_bytes != 0) {
+    set_option(socket, IPPROTO_TCP, TCP_NOTSENT_LOWAT, to_int(options.unsent_bytes));
+  }
+  if (options.fast_when_local && is_paced(socket) && is_local(socket)) {
+    // Whether a process may choose them is the system's to say; the first that is granted stays.
+    static_cast<void>(choose_congestion_control(socket, "cubic") ||
+                      choose_congestion_control(socket, "reno"));
   }
 }
 

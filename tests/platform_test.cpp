@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -15,6 +17,7 @@
 #include <string>
 #include <thread>
 #include <vector>
+#include <string_view>
 
 #include "../io_uring/cgroup.hpp"
 #include "hawser/errc.hpp"
@@ -119,6 +122,29 @@ TEST_SUITE("platform") {
       CHECK(platform::to_string(*address) == platform::to_string(resolved));
     }
     CHECK_FALSE(platform::numeric_address("localhost", "4711").has_value());
+  }
+
+  TEST_CASE("between two ends on one host no socket is paced, and little waits unsent") {
+    const auto listener = platform::open_listener(platform::resolve("127.0.0.1", "0").front(), 4);
+    const auto client = connect(platform::local_address(listener));
+    const int descriptor = static_cast<int>(client);
+
+    platform::apply(client, {.unsent_bytes = 70'000});
+    int unsent = 0;
+    socklen_t size = sizeof unsent;
+    REQUIRE(::getsockopt(descriptor, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, &size) == 0);
+    CHECK(unsent == 70'000);
+
+    constexpr std::string_view paced = "bbr";
+    const bool there =
+        ::setsockopt(descriptor, IPPROTO_TCP, TCP_CONGESTION, paced.data(), paced.size()) == 0;
+    platform::apply(client, {.fast_when_local = true});
+    std::array<char, 16> name{};
+    size = name.size();
+    REQUIRE(::getsockopt(descriptor, IPPROTO_TCP, TCP_CONGESTION, name.data(), &size) == 0);
+    CHECK(std::string_view(name.data()) != paced);
+    for (const auto each : {client, listener}) platform::close(each);
+    if (!there) test::skip("the system has no bbr");
   }
 
   TEST_CASE("a port that is listened on is in use; one without a listener refuses") {

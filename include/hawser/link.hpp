@@ -49,7 +49,10 @@ struct link_options {
   std::size_t queue_bytes = 8 << 20;            ///< accepted but unsent, a lane; then suspend
   std::size_t reassembly_bytes = 64 << 20;      ///< for messages above the window, a link
   std::size_t pinned_bytes = 4 << 20;           ///< of shared receive blocks; then copies
-  std::size_t socket_buffer_bytes = 1 << 20;    ///< asked of the system, a bulk or unix socket
+  /// Asked of the system for a socket that carries much: any of a unix link, of a tcp link the one
+  /// that all channels share and those of rpc, stream and bulk. Between two ends on one host the
+  /// latter also leave a congestion control that paces (bbr) for cubic or reno, where permitted.
+  std::size_t socket_buffer_bytes = 1 << 20;
   /// connect() completes before the answer to its hello, so that what is sent on control and rpc
   /// goes along: the first reply comes after one round trip instead of two. A refusal then is the
   /// error of link::opened(), and ends the link. In a URI 0 or 1.

@@ -13,6 +13,9 @@
 namespace hawser::detail {
 namespace {
 
+// On a socket that all channels share the system takes no more than this before it can send it: the
+// rest waits here, where the more urgent may still pass.
+constexpr std::size_t unsent_bytes_shared = 128 << 10;
 // How long the last words of a link that failed may take to leave.
 constexpr auto linger_time = std::chrono::milliseconds(500);
 constexpr unsigned writes_a_flush = 4;
@@ -89,6 +92,8 @@ void link_core::pipe::start(platform::native_handle socket) {
     platform::stream_options options;
     options.send_buffer_bytes = owner_->options_.socket_buffer_bytes;
     options.receive_buffer_bytes = owner_->options_.socket_buffer_bytes;
+    options.fast_when_local = true;
+    if (index_ == 0) options.unsent_bytes = unsent_bytes_shared;
     platform::apply(socket, options);
   } else {
     platform::apply(socket, {});

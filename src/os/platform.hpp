@@ -44,6 +44,8 @@ struct stream_options {
   bool no_delay = true;                  ///< tcp
   std::size_t send_buffer_bytes = 0;     ///< 0: leave as it is
   std::size_t receive_buffer_bytes = 0;  ///< 0: leave as it is
+  std::size_t unsent_bytes = 0;          ///< tcp: takes no more while so much waits; 0: no limit
+  bool fast_when_local = false;          ///< tcp to this host: no control that paces what it sends
 };
 
 struct peer_identity {
