@@ -190,6 +190,14 @@ TEST_SUITE("wire_hostile") {
         {"END of no channel", control_frame({12, 4, 0, 0})},
         {"END that is cut", control_frame({12, 1, 0})},
         {"data after CLOSE", close_frame(0, {}) + data(1, 10)},
+        {"data after END, behind data", data(1, 10) + control_frame({12, 1, 1, 0}) + data(1, 10)},
+        {"data after CLOSE, behind data",
+         data(1, 10) + close_frame(0, {0, 0, 1}) + data(1, 10)},
+        {"a small message amid slices", data(1, 10) + first_slice + data(1, 10)},
+        {"data on the old pipe after MOVED, behind data",
+         data(2, 10) + wire::encode_moved(2, 2, 2, 1) + data(2, 10)},
+        {"another channel's data on a pipe, behind data",
+         data(2, 10) + wire::encode_moved(2, 2, 2, 1) + data(1, 10) + data(2, 10)},
         {"a second CLOSE", close_frame(0, {0, 0, 1}) + close_frame(0, {0, 0, 1})},
         {"CLOSE of fewer than have come", data(1, 10) + close_frame(0, {})},
         {"CLOSE that is cut", control_frame({13, 0})},
@@ -613,6 +621,19 @@ TEST_SUITE("wire_hostile") {
     auto other = raw_peer::of_server(small(), generous_hello());
     other.feed(data(0, largest + 1));
     expect_end(other, errc::protocol_violation, "one byte more");
+  }
+
+  TEST_CASE("small messages may use all of the credit, and no more") {
+    auto peer = raw_peer::of_server(small(), generous_hello());
+    constexpr std::size_t size = 1000;
+    const std::size_t most = small().local.window[0] / (wire::message_overhead + 8 + size);
+    bytes all;
+    for (std::size_t i = 0; i < most; ++i) all = std::move(all) + data(0, size);
+    peer.feed(all);
+    CHECK_FALSE(peer->ended());
+    CHECK(peer->counts(0).received == most);
+    peer.feed(data(0, size));
+    expect_end(peer, errc::protocol_violation, "one message more");
   }
 
   TEST_CASE("released credit is granted when it is a quarter of the window") {

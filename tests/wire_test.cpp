@@ -149,6 +149,71 @@ TEST_SUITE("wire") {
     CHECK(both.server.at_end(2));
   }
 
+  TEST_CASE("what makes a lane unusual holds for the next small message") {
+    const auto small = [](const char* text) { return bytes_of(text); };
+    joined both;
+    both.wire.settle();
+    const auto send = [&](const char* text) { return both.client.send(rpc, small(text), {}); };
+    std::vector<std::string> expected;
+    const auto accepted = [&](const char* text) {
+      expected.emplace_back(text);
+      return send(text) == verdict::accepted;
+    };
+
+    CHECK(accepted("usual"));
+    auto large = message_of(1, 100'000);
+    CHECK(both.client.send(rpc, large) == verdict::accepted);
+    expected.emplace_back("large");
+    CHECK(accepted("behind a large one"));
+    both.wire.settle();
+    CHECK(accepted("usual again"));
+    both.wire.attach(1);
+    CHECK(accepted("before it has moved"));
+    both.wire.settle();
+    CHECK(accepted("on its own pipe"));
+    both.client.finish(1);
+    CHECK(send("too late") == verdict::ended);
+    both.wire.settle();
+
+    for (const auto& each : expected) {
+      const auto next = both.server.take(1);
+      REQUIRE(next.has_value());
+      CHECK((each == "large" ? next->payload.size() == 100'000 : text_of(*next) == each));
+    }
+    CHECK(both.server.at_end(1));
+    CHECK(both.client.send(control, small("open"), {}) == verdict::accepted);
+    both.client.close(both.wire.now());
+    CHECK(both.client.send(control, small("closing"), {}) == verdict::ended);
+  }
+
+  TEST_CASE("small messages are blocked when the credit or the queue is used up") {
+    auto narrow = usual();
+    narrow.queue_bytes = 4096;
+    for (const bool by_queue : {false, true}) {
+      joined both(by_queue ? narrow : usual());
+      both.wire.settle();
+      std::uint64_t cost = 0;
+      while (both.client.send(control, bytes_of("12345678"), {}) == verdict::accepted) cost += 80;
+      CHECK(both.client.available(control) >= 0);
+      CHECK(cost <= (by_queue ? (4096 / 16 + 1) * 80 : 64 << 10));
+      CHECK(cost + 80 > (by_queue ? 4096 / 16 * 80 : 64 << 10));
+      both.wire.settle();
+      CHECK(both.server.counts(control).received == cost / 80);
+    }
+  }
+
+  TEST_CASE("what is sent at once is blocked instead of started") {
+    joined both;
+    both.wire.settle();
+    const auto large = test::pattern(1, 6 << 20);
+    CHECK(both.client.send_at_once(bulk, large, {}) == verdict::blocked);
+    CHECK_FALSE(both.client.growing(bulk));
+    CHECK(both.client.send_at_once(bulk, bytes_of("small"), {}) == verdict::accepted);
+    CHECK(both.client.send(bulk, large, {}) == verdict::started);
+    both.wire.settle();
+    CHECK(both.client.accepted(bulk) == 2);
+  }
+
   TEST_CASE("a message that its credit does not cover is accepted once the rest is granted") {
     joined both;
     both.wire.settle();

@@ -102,7 +102,7 @@ void channel_core::readable() noexcept {
 }
 
 void channel_core::writable() noexcept {
-  for (auto& lane_senders : senders) retry(lane_senders);
+  for (auto& lane_senders : senders_) retry(lane_senders);
   retry(flushers);  // a finish() may have waited for the last growing message
 }
 
@@ -126,7 +126,7 @@ bool channel::send_op::attempt() noexcept {
     if (wire.abandoned(index) || wire.growing(index)) fail(owner_->ended_code());
     return true;
   }
-  if (owner_->senders[static_cast<std::size_t>(lane_)].contains_others_before(*this)) return false;
+  if (owner_->senders(lane_).contains_others_before(*this)) return false;
   const auto said = owns_ ? wire.send(index, owned_) : wire.send(index, borrowed_, header_);
   switch (said) {
     case wire::verdict::accepted:
@@ -149,13 +149,13 @@ bool channel::send_op::attempt() noexcept {
 }
 
 void channel::send_op::enqueue() noexcept {
-  owner_->senders[static_cast<std::size_t>(lane_)].push(*this);
+  owner_->senders(lane_).push(*this);
 }
 
 void channel::send_op::on_cancel() noexcept {
   if (started_) return;  // the first byte has left: it completes
   fail(errc::cancelled);
-  owner_->leave(owner_->senders[static_cast<std::size_t>(lane_)], *this);
+  owner_->leave(owner_->senders(lane_), *this);
 }
 
 void channel::send_op::keep_bytes() noexcept {
@@ -186,7 +186,7 @@ bool channel::send_batch_op::attempt() noexcept {
       return true;
     }
   }
-  if (owner_->senders[static_cast<std::size_t>(lane_)].contains_others_before(*this)) return false;
+  if (owner_->senders(lane_).contains_others_before(*this)) return false;
   while (!messages_.empty()) {
     switch (wire.send(index, messages_.front())) {
       case wire::verdict::accepted:
@@ -211,14 +211,14 @@ bool channel::send_batch_op::attempt() noexcept {
 }
 
 void channel::send_batch_op::enqueue() noexcept {
-  owner_->senders[static_cast<std::size_t>(lane_)].push(*this);
+  owner_->senders(lane_).push(*this);
 }
 
 void channel::send_batch_op::on_cancel() noexcept {
   stopped_ = true;
   if (started_) return;  // this one completes, the rest stays
   fail(errc::cancelled);
-  owner_->leave(owner_->senders[static_cast<std::size_t>(lane_)], *this);
+  owner_->leave(owner_->senders(lane_), *this);
 }
 
 failure channel::send_batch_op::why() const {
@@ -366,21 +366,8 @@ channel::finish_op channel::finish() {
 
 bool channel::try_send(std::span<const std::byte> bytes, lane via) {
   HAWSER_ASSERT(core_->owner().at_home());
-  if (!core_->senders[static_cast<std::size_t>(via)].empty()) return false;
-  wire::machine& wire = core_->wire();
-  // What goes in slices could be left half-sent if its credit did not suffice.
-  const std::size_t index = core_->lane_index(via);
-  const auto whole = static_cast<std::int64_t>(wire::message_cost_bound(bytes.size()));
-  const bool may_end_half = wire.established() && !wire.closing() &&
-                            !wire.finished(core_->index()) && wire.available(index) < whole &&
-                            bytes.size() <= wire.peer_limits().message_bytes[core_->index()];
-  if (may_end_half && (bytes.size() > wire::slice_bytes_shared ||
-                       wire::frame_cost(wire::data_prefix_max, bytes.size()) +
-                               wire::message_overhead >
-                           wire::single_cost_max(wire.peer_limits().window[index]))) {
-    return false;
-  }
-  switch (wire.send(index, bytes, message_header{})) {
+  if (!core_->senders(via).empty()) return false;
+  switch (core_->wire().send_at_once(core_->lane_index(via), bytes, message_header{})) {
     case wire::verdict::accepted:
       core_->owner().touch();
       return true;

@@ -59,8 +59,10 @@ class channel_core {
   /// No message is there. True: none will come, and the receiver knows why.
   [[nodiscard]] bool nothing_left(channel_operation& receiver) noexcept;
   waiter_list receivers;
-  std::array<waiter_list, 2> senders;  // by lane
   waiter_list flushers;
+  [[nodiscard]] waiter_list& senders(lane via) noexcept {
+    return senders_[static_cast<std::size_t>(via)];
+  }
 
   /// Ends those at the front that need not wait any more.
   static void retry(waiter_list& waiting) noexcept;
@@ -70,6 +72,7 @@ class channel_core {
  private:
   link_core* owner_ = nullptr;
   std::size_t index_ = 0;
+  std::array<waiter_list, 2> senders_;  // by lane
   channel api_;
 };
 

@@ -148,6 +148,9 @@ class machine {
   /// Copies the bytes, if accepted.
   [[nodiscard]] verdict send(std::size_t lane, std::span<const std::byte> bytes,
                              const message_header& header) noexcept;
+  /// The same, but blocked where that would say started.
+  [[nodiscard]] verdict send_at_once(std::size_t lane, std::span<const std::byte> bytes,
+                                     const message_header& header) noexcept;
   /// Takes the message, if accepted or started.
   [[nodiscard]] verdict send(std::size_t lane, message& owned) noexcept;
   /// A started message still waits for credit.
@@ -277,8 +280,10 @@ class machine {
   void queue(std::size_t lane, message&& owned, std::uint64_t reserve);
   void frame_now(std::size_t lane, std::span<const std::byte> bytes, const message_header& header);
   [[nodiscard]] bool may_frame_now(std::size_t lane) const noexcept;
+  [[nodiscard]] bool send_quickly(std::size_t lane, std::span<const std::byte> bytes,
+                                  const message_header& header) noexcept;
   [[nodiscard]] verdict send_with_care(std::size_t lane, std::span<const std::byte> bytes,
-                                       const message_header& header) noexcept;
+                                       const message_header& header, bool may_start) noexcept;
   [[nodiscard]] bool open_way(tx_lane& to, std::size_t lane) noexcept;
   void close_ways() noexcept;
   static void frame_plain(tx_lane& to, std::size_t lane, std::span<const std::byte> bytes,

@@ -115,23 +115,34 @@ inline void machine::frame_plain(tx_lane& to, std::size_t lane, std::span<const 
   ++to.framed;
 }
 
-verdict machine::send(std::size_t lane, std::span<const std::byte> bytes,
-                      const message_header& header) noexcept {
+inline bool machine::send_quickly(std::size_t lane, std::span<const std::byte> bytes,
+                                  const message_header& header) noexcept {
   tx_lane& to = tx_[lane];
   const std::size_t padded = align8(plain::prefix_bytes + bytes.size());
-  if (header.id == 0 && header.encoding == codec::raw && bytes.size() <= to.quick_bytes &&
-      to.spent + padded + message_overhead <= to.quick_until) {
-    tx_pipe& pipe = *to.quick_pipe;
-    if (padded <= static_cast<std::size_t>(pipe.until - pipe.next)) {
-      frame_plain(to, lane, bytes, padded, std::exchange(pipe.next, pipe.next + padded));
-      return verdict::accepted;
-    }
+  if (header.id != 0 || header.encoding != codec::raw || bytes.size() > to.quick_bytes ||
+      to.spent + padded + message_overhead > to.quick_until) {
+    return false;
   }
-  return send_with_care(lane, bytes, header);
+  tx_pipe& pipe = *to.quick_pipe;
+  if (padded > static_cast<std::size_t>(pipe.until - pipe.next)) return false;
+  frame_plain(to, lane, bytes, padded, std::exchange(pipe.next, pipe.next + padded));
+  return true;
+}
+
+verdict machine::send(std::size_t lane, std::span<const std::byte> bytes,
+                      const message_header& header) noexcept {
+  if (send_quickly(lane, bytes, header)) return verdict::accepted;
+  return send_with_care(lane, bytes, header, true);
+}
+
+verdict machine::send_at_once(std::size_t lane, std::span<const std::byte> bytes,
+                              const message_header& header) noexcept {
+  if (send_quickly(lane, bytes, header)) return verdict::accepted;
+  return send_with_care(lane, bytes, header, false);
 }
 
 verdict machine::send_with_care(std::size_t lane, std::span<const std::byte> bytes,
-                                const message_header& header) noexcept {
+                                const message_header& header, bool may_start) noexcept {
   tx_lane& to = tx_[lane];
   try {
     if (header.id == 0 && header.encoding == codec::raw && open_way(to, lane)) {
@@ -148,6 +159,7 @@ verdict machine::send_with_care(std::size_t lane, std::span<const std::byte> byt
     }
     std::uint64_t cost = 0;
     const verdict decided = admit(lane, bytes.size(), header, cost);
+    if (decided == verdict::started && !may_start) return verdict::blocked;
     if (decided != verdict::accepted && decided != verdict::started) return decided;
     if (decided == verdict::accepted && bytes.size() <= slice_bytes_shared && may_frame_now(lane)) {
       frame_now(lane, bytes, header);
