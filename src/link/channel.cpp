@@ -130,7 +130,8 @@ bool channel::send_op::attempt() noexcept {
   const auto said = owns_ ? wire.send(index, owned_) : wire.send(index, borrowed_, header_);
   switch (said) {
     case wire::verdict::accepted:
-      break;
+      owner_->owner().touch();
+      return true;
     case wire::verdict::started:
       started_ = true;
       owner_->owner().touch();
@@ -144,7 +145,6 @@ bool channel::send_op::attempt() noexcept {
       fail(owner_->ended_code());
       return true;
   }
-  owner_->owner().touch();
   return true;
 }
 

@@ -176,7 +176,9 @@ verdict machine::send_with_care(std::size_t lane, std::span<const std::byte> byt
 
 verdict machine::send(std::size_t lane, message& owned) noexcept {
   if (owned.size() < copy_below) {
-    const verdict decided = send(lane, owned.bytes(), owned.header());
+    const verdict decided = send_quickly(lane, owned.bytes(), owned.header())
+                                ? verdict::accepted
+                                : send_with_care(lane, owned.bytes(), owned.header(), true);
     if (decided == verdict::accepted) {
       static_cast<void>(message(std::move(owned)));  // its credit returns now
     }
