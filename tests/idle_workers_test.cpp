@@ -15,6 +15,7 @@
 
 #include "exec/inbox.hpp"
 #include "exec/steal_deque.hpp"
+#include "exec/work_list.hpp"
 #include "support/environment.hpp"
 #include "support/watchdog.hpp"
 
@@ -93,7 +94,7 @@ class pool {
   struct worker {
     hawser::detail::steal_deque<2> queue;
     hawser::detail::inbox inbox;
-    hawser::detail::run_queue received;
+    hawser::detail::work_list received;
     event wake_up;
     std::thread thread;
   };
@@ -121,7 +122,7 @@ class pool {
 
   work* own(unsigned self) {
     worker& me = workers_[self];
-    me.inbox.drain(me.received);
+    me.inbox.drain([&me](work& posted, hawser::priority) noexcept { me.received.push(posted); });
     return me.received.empty() ? me.queue.take() : &me.received.pop();
   }
 
