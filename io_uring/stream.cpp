@@ -13,6 +13,13 @@
 #include "native.hpp"
 
 namespace hawser {
+namespace {
+
+// A worker that reads inline answers what it has read before it reads on: small reads let both
+// sides of a busy link work at the same time.
+constexpr std::size_t inline_bytes = 8 << 10;
+
+}  // namespace
 
 uring_stream::uring_stream(uring_reactor& home, platform::native_handle socket,
                            stream_events& owner) noexcept
@@ -160,7 +167,7 @@ bool uring_stream::read_block_inline() noexcept {
   try {
     filled = home_.blocks().take();
     std::error_code error;
-    const auto bytes = platform::read_some(socket_, {filled->data(), filled->capacity}, error);
+    const auto bytes = platform::read_some(socket_, {filled->data(), inline_bytes}, error);
     if (bytes == 0) {
       home_.blocks().put(filled);
       return ended_inline(error.value());

@@ -47,7 +47,7 @@ struct spin_policy {
     off
   };
   mode how = mode::adaptive;
-  std::chrono::nanoseconds limit = std::chrono::microseconds(10);  ///< 100 ns..10 ms
+  std::chrono::nanoseconds limit = std::chrono::microseconds(20);  ///< 100 ns..10 ms
 
   bool operator==(const spin_policy&) const = default;
 };

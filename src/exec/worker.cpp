@@ -332,6 +332,9 @@ void worker::idle() noexcept {
       if (searching) stop_searching();
     } else {
       park(limit, searching);
+      note_awake();
+      spin_.slept(turn_start_ - start);
+      return;
     }
   }
   note_awake();
@@ -339,7 +342,7 @@ void worker::idle() noexcept {
 
 bool worker::spin(clock::time_point start, clock::duration limit, bool searching) noexcept {
   constexpr unsigned rounds_a_search = 4;
-  const auto budget = std::min<clock::duration>(spin_.next(start), limit);
+  const auto budget = std::min<clock::duration>(spin_.next(), limit);
   if (budget <= clock::duration::zero()) return false;
   ++counts_.spins;
   for (unsigned round = 1;; ++round) {
