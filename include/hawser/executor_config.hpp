@@ -100,7 +100,7 @@ struct executor_config {
   /// Waiting offload() calls, 1..2^20; beyond: errc::limit_reached.
   unsigned blocking_queue = 4096;
   std::chrono::milliseconds stall_threshold{1000};  ///< 1 ms..1 h
-  unsigned stats_sample = 64;  ///< one queue wait in so many is measured; 1..65536
+  unsigned stats_sample = 256;  ///< one queue wait in so many is measured; 1..65536
   /// For links to close when the runtime ends; 1 ms..24 h.
   std::chrono::milliseconds shutdown_deadline{5000};
   runtime_hooks hooks{};

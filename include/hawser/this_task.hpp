@@ -90,7 +90,9 @@ class [[nodiscard]] yield_op final : private detail::work {
   void await_suspend(std::coroutine_handle<Promise> yielder) noexcept {
     suspend(yielder, detail::context_of(yielder));
   }
-  void await_resume() const { await_result().value(); }
+  void await_resume() const {
+    if (stop_.stop_requested()) await_result().value();
+  }
   [[nodiscard]] result<void> await_result() const;
 
  private:

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hawser/executor.hpp"
 
+#include "core/current_executor.hpp"
+
 namespace hawser::detail {
-namespace {
 
-thread_local executor* current_executor = nullptr;
-
-}  // namespace
+constinit thread_local executor* current_executor = nullptr;
 
 [[gnu::noinline]] executor* executor::current() noexcept {
   return current_executor;

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -33,7 +34,7 @@ class ready_queues {
   [[nodiscard]] bool empty() const noexcept { return waiting_ == 0; }
 
   void push_bound(work& item, std::size_t at) noexcept {
-    queues_[at].bound.push(item);
+    bound_[at].push(item);
     waiting_ |= 1U << at;
   }
   /// True: thieves can see it.
@@ -65,10 +66,13 @@ class ready_queues {
     return queues_[at].roaming.take_back(item);
   }
 
-  /// The next to run and its priority, or null.
+  /// Several priorities seem to have something, so that the dispatcher chooses.
+  [[nodiscard]] bool contended() const noexcept { return (waiting_ & (waiting_ - 1)) != 0; }
+  /// The next to run and its priority, or null. Who runs alone is not charged for it.
   [[nodiscard]] work* pop(std::size_t& at) noexcept {
     while (waiting_ != 0) {
-      at = dispatcher_.pick(waiting_);
+      at = contended() ? dispatcher_.pick(waiting_)
+                       : static_cast<std::size_t>(std::countr_zero(waiting_));
       if (work* const item = take(at)) return item;
     }
     return nullptr;
@@ -114,7 +118,6 @@ class ready_queues {
   static constexpr unsigned next_in_a_row = 3;
 
   struct per_priority {
-    work_list bound;
     work_list spill;
     work_list injected;
     bool bound_first = false;
@@ -129,24 +132,26 @@ class ready_queues {
     waiting_ |= 1U << at;
   }
   [[nodiscard]] work* take(std::size_t at) noexcept {
-    per_priority& from = queues_[at];
     const unsigned bit = 1U << at;
+    work_list& bound = bound_[at];
     if ((roaming_ & bit) != 0) {
+      per_priority& from = queues_[at];
       from.bound_first = !from.bound_first;
-      if (from.bound_first && !from.bound.empty()) return &from.bound.pop();
+      if (from.bound_first && !bound.empty()) return &bound.pop();
       if (work* const item = take_roaming(from)) return item;
       roaming_ &= ~bit;
     }
-    work* const item = from.bound.empty() ? nullptr : &from.bound.pop();
-    if (from.bound.empty()) waiting_ &= ~bit;
+    work* const item = bound.empty() ? nullptr : &bound.pop();
+    if (bound.empty()) waiting_ &= ~bit;
     return item;
   }
   [[nodiscard]] work* take_roaming(per_priority& from) noexcept;
 
-  std::array<per_priority, priority_count> queues_;
+  std::array<work_list, priority_count> bound_;
   unsigned waiting_ = 0;
   unsigned roaming_ = 0;
   detail::dispatcher dispatcher_;
+  std::array<per_priority, priority_count> queues_;
 };
 
 }  // namespace hawser::detail

@@ -13,8 +13,9 @@ using namespace std::chrono_literals;
 
 // A turn ends after so many items or poll_interval, so that sockets and timers are looked at in
 // time.
-constexpr unsigned items_a_turn = 256;
-constexpr unsigned longest_stride = 16;
+constexpr unsigned items_a_turn = 1024;
+constexpr unsigned first_look = 4;
+constexpr unsigned longest_stride = 64;
 // Nothing is armed: any long time does, wake() ends it.
 constexpr clock::duration longest_sleep = 1h;
 // How long work that never ends may hold up the end of its worker.
@@ -55,17 +56,16 @@ worker::~worker() = default;
 
 void worker::post(work& item, priority urgency) noexcept {
   if (current_worker == this) return push_bound(item, urgency);
+  post_from_elsewhere(item, urgency);
+}
+
+void worker::post_from_elsewhere(work& item, priority urgency) noexcept {
   if (!inbox_.push(item, urgency)) {
     wakeups_spared_.fetch_add(1, std::memory_order_relaxed);
     return;
   }
   attract();
   if (!owner_.call(*this)) wakeups_spared_.fetch_add(1, std::memory_order_relaxed);
-}
-
-void worker::push_bound(work& item, priority urgency) noexcept {
-  begin_sample(item);
-  ready_.push_bound(item, static_cast<std::size_t>(urgency));
 }
 
 void worker::spawn(work& item, priority urgency) noexcept {
@@ -117,9 +117,7 @@ bool worker::should_yield(priority urgency) const noexcept {
 
 // ---- how long items wait ----------------------------------------------------------------------
 
-void worker::begin_sample(const work& item) noexcept {
-  if (&item == sample_.item) sample_.item = nullptr;  // the sampled one went elsewhere, and is back
-  if (--sample_.left != 0) return;
+void worker::take_sample(const work& item) noexcept {
   sample_.left = owner_.config().stats_sample;
   sample_.item = &item;
   sample_.queued = now();
@@ -258,36 +256,37 @@ void worker::see_adjustment() noexcept {
   spin_.adjust(config.spin);
 }
 
-// The clock is read every few items, at each one where they are long or several priorities
-// compete by run time.
+// The clock is read after 4, 16 and 64 items and then every 64, and after each item where items
+// are long or several priorities compete by run time.
 void worker::run_items() noexcept {
   if (ready_.empty()) return;
   const auto limit = owner_.config().poll_interval;
   auto before = now();
   const auto until = before + limit;
-  unsigned unseen = 0;
+  unsigned seen = 0;
+  unsigned next_look = first_look;
   for (unsigned count = 1; count <= items_a_turn; ++count) {
-    const bool contended = (ready_.waiting() & (ready_.waiting() - 1)) != 0;
+    const bool charged = ready_.contended() && ready_.dispatcher().measures();
     std::size_t at = 0;
     work* const item = ready_.pop(at);
     if (item == nullptr) return;
     if (item == sample_.item) end_sample(at);
     item->run(*item);
     ++counts_.priorities[at].executed;
-    ++unseen;
     if (attention_.load(std::memory_order_relaxed)) look();
     if (ready_.empty()) return;
-    const bool charged = contended && ready_.dispatcher().measures();
-    if (!charged && unseen < stride_) continue;
+    if (!charged && count < next_look) continue;
     const auto after = now();
+    const auto each = (after - before) / (count - seen);
     if (charged) {
       ready_.dispatcher().charge(static_cast<unsigned>(at),
-                                 static_cast<std::uint64_t>((after - before).count()) / unseen);
+                                 static_cast<std::uint64_t>(each.count()));
     }
-    stride_ = (after - before) / unseen > limit / longest_stride ? 1 : longest_stride;
-    before = after;
-    unseen = 0;
     if (after >= until) return;
+    const unsigned stride = each > limit / longest_stride ? 1 : std::min(count * 3, longest_stride);
+    next_look = count + stride;
+    before = after;
+    seen = count;
   }
 }
 

@@ -142,8 +142,16 @@ class alignas(64) worker final : public executor {
   void end_turn() noexcept;
   // Queues.
   void spawn_here(work& item, priority urgency) noexcept;
-  void push_bound(work& item, priority urgency) noexcept;
-  void begin_sample(const work& item) noexcept;
+  void post_from_elsewhere(work& item, priority urgency) noexcept;
+  void push_bound(work& item, priority urgency) noexcept {
+    begin_sample(item);
+    ready_.push_bound(item, static_cast<std::size_t>(urgency));
+  }
+  void begin_sample(const work& item) noexcept {
+    if (&item == sample_.item) sample_.item = nullptr;  // it went elsewhere, and is back
+    if (--sample_.left == 0) take_sample(item);
+  }
+  void take_sample(const work& item) noexcept;
   void end_sample(std::size_t at) noexcept;
   // Nothing to run.
   [[nodiscard]] bool has_work() const noexcept { return !ready_.empty() || !hooks_.empty(); }
@@ -180,7 +188,6 @@ class alignas(64) worker final : public executor {
   phase told_phase_ = phase::running;
   bool quiet_ = false;  // has told runtime_core::may_end() that it is out of work
   unsigned permits_ = 0;
-  unsigned stride_ = 1;  // items between two looks at the clock
   unsigned next_victim_ = 0;
   std::uint64_t adjustment_ = 0;
   spin_budget spin_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/assert.hpp"
+#include "core/current_executor.hpp"
 
 namespace hawser {
 namespace {
@@ -30,7 +31,7 @@ sleep_op::sleep_op(sleep_op&& other) noexcept
 
 void sleep_op::suspend(std::coroutine_handle<> sleeper,
                        const detail::task_context& context) noexcept {
-  detail::executor* const here = detail::executor::current();
+  detail::executor* const here = detail::current_executor;
   HAWSER_ASSERT(here != nullptr);
   begin(*here, sleeper, context);
   here->arm(*this, has_end_ ? end_ : here->now() + length_);
@@ -54,7 +55,7 @@ result<void> sleep_op::await_result() const {
 
 void yield_op::suspend(std::coroutine_handle<> yielder,
                        const detail::task_context& context) noexcept {
-  detail::executor* const here = detail::executor::current();
+  detail::executor* const here = detail::current_executor;
   HAWSER_ASSERT(here != nullptr);
   yielder_ = yielder;
   home_ = here;
