@@ -246,12 +246,18 @@ bool uring_stream::write(std::span<const platform::io_slice> slices) noexcept {
 // The answer to what was read inline leaves the same way. True: done, or failed, which is reported
 // later; otherwise the ring takes over the rest.
 bool uring_stream::write_inline() noexcept {
-  msghdr message{};
-  message.msg_iov = unwritten_.data();
-  message.msg_iovlen = unwritten_count_;
+  constexpr int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
+  const int socket = platform::descriptor(socket_);
   ++home_.count().system_calls;
-  const auto sent =
-      ::sendmsg(platform::descriptor(socket_), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  ssize_t sent = 0;
+  if (unwritten_count_ == 1) {  // the kernel has less to look at
+    sent = ::send(socket, unwritten_[0].iov_base, unwritten_[0].iov_len, flags);
+  } else {
+    msghdr message{};
+    message.msg_iov = unwritten_.data();
+    message.msg_iovlen = unwritten_count_;
+    sent = ::sendmsg(socket, &message, flags);
+  }
   if (sent < 0) {
     if (is_passing(errno)) return false;
     write_error_ = platform::last_error();
