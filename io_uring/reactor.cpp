@@ -148,6 +148,7 @@ bool uring_reactor::report_all() noexcept {
 }
 
 void uring_reactor::turn(clock::duration limit) noexcept {
+  wrote_ = false;
   if (report_all()) limit = clock::duration::zero();
   if (limit > clock::duration::zero()) {
     hot_.cool_all();
@@ -158,6 +159,7 @@ void uring_reactor::turn(clock::duration limit) noexcept {
 }
 
 void uring_reactor::poll() noexcept {
+  wrote_ = false;
   report_all();
   hot_.read();
   looking_ = true;

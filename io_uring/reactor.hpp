@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "os/hot_streams.hpp"
@@ -60,6 +61,9 @@ class uring_reactor final : public reactor {
   [[nodiscard]] hot_streams<uring_stream>& hot() noexcept { return hot_; }
   /// The worker looks for work, and finds what completes now by it.
   [[nodiscard]] bool looking() const noexcept { return looking_; }
+  /// Of the writes of a turn the first leaves at once: one system call, and no completion that ends
+  /// a wait early. More leave together.
+  [[nodiscard]] bool is_first_write() noexcept { return !std::exchange(wrote_, true); }
   [[nodiscard]] reactor_counters& count() noexcept { return counters_; }
   void queue(uring_reporter& ready) noexcept;
 
@@ -86,6 +90,7 @@ class uring_reactor final : public reactor {
   read_blocks blocks_;
   hot_streams<uring_stream> hot_;
   bool looking_ = false;
+  bool wrote_ = false;
   uring_reporter* first_ = nullptr;
   uring_reporter* last_ = nullptr;
 };

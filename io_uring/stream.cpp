@@ -238,13 +238,12 @@ bool uring_stream::write(std::span<const platform::io_slice> slices) noexcept {
   std::transform(slices.begin(), slices.end(), unwritten_.begin(), platform::to_iovec);
   first_unwritten_ = 0;
   unwritten_count_ = slices.size();
-  if (hot_ && write_inline()) return !write_error_;
+  if ((home_.is_first_write() || hot_) && write_inline()) return !write_error_;
   submit_write();
   return false;
 }
 
-// The answer to what was read inline leaves the same way. True: done, or failed, which is reported
-// later; otherwise the ring takes over the rest.
+// True: done, or failed, which is reported later; otherwise the ring takes over the rest.
 bool uring_stream::write_inline() noexcept {
   constexpr int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
   const int socket = platform::descriptor(socket_);

@@ -354,15 +354,18 @@ TEST_SUITE("hostile_link") {
       raw_link mute(ends.listener.uri(), test::make_hello(1ULL << 30));
       auto attacked = ends.accept();
       constexpr std::size_t each = 60'000;
+      hawser::channel_counts counts;
+      const auto send_forever = [](hawser::link to) -> task<void> {
+        while (true) co_await to.stream().send(test::make_pattern(0, each));
+      };
       const auto stuck = test::outcome_of([&] {
-        hawser::run(ends.runtime, [&] {
-          return hawser::timeout(100ms, [](hawser::link to) -> task<void> {
-            while (true) co_await to.stream().send(test::make_pattern(0, each));
-          }(attacked));
+        hawser::run(ends.runtime, [&]() -> task<void> {
+          auto sent = co_await hawser::as_result(hawser::timeout(100ms, send_forever(attacked)));
+          counts = attacked.stream().counts();  // sending has led to the link's home
+          sent.value();
         });
       });
       CHECK(stuck.error().code() == errc::timed_out);
-      const auto counts = attacked.stream().counts();
       CHECK((counts.accepted - counts.sent) * each <= queue + (1 << 20));
       hawser::run(ends.runtime, ping, ends.client, ends.server);
       mute.socket.close();

@@ -101,9 +101,9 @@ class branch_join {
 
 inline std::coroutine_handle<> branch::promise_type::last_act::await_suspend(
     handle ended) const noexcept {
-  branch_join& join = *ended.promise().join;
+  branch_join& joined = *ended.promise().join;
   ended.destroy();
-  return join.end();
+  return joined.end();
 }
 
 template <class T>

@@ -209,16 +209,17 @@ void worker::loop() noexcept {
     see_phase();
     look();
     run_items();
-    if (!timers_.empty()) counts_.timers_fired += timers_.advance(now());
+    const auto after = now();  // near enough for all that follows in this turn
+    if (!timers_.empty()) counts_.timers_fired += timers_.advance(after);
     run_hooks();
     if (told_phase_ == phase::stopping) {
-      if (!stop_before) stop_before = now() + stopping_limit;
+      if (!stop_before) stop_before = after + stopping_limit;
       // A component may have come after the others had gone: a handshake that was under way.
       const bool idle = ready_.empty() && inbox_.empty() && components_.first == nullptr &&
                         !owner_.has_injected();
-      if (owner_.may_end(*this, idle, now() >= *stop_before)) break;
+      if (owner_.may_end(*this, idle, after >= *stop_before)) break;
     }
-    end_turn();
+    end_turn(after);
   }
   give_up_permits();
   bind(nullptr);
@@ -261,7 +262,7 @@ void worker::see_adjustment() noexcept {
 void worker::run_items() noexcept {
   if (ready_.empty()) return;
   const auto limit = owner_.config().poll_interval;
-  auto before = now();
+  auto before = turn_start_;
   const auto until = before + limit;
   unsigned seen = 0;
   unsigned next_look = first_look;
@@ -306,37 +307,34 @@ clock::duration worker::time_to_sleep(clock::time_point now) noexcept {
   return std::clamp<clock::duration>(*deadline - now, clock::duration::zero(), longest);
 }
 
-void worker::end_turn() noexcept {
+void worker::end_turn(clock::time_point now) noexcept {
   ++counts_.turns;
-  publish();
-  if (!has_work()) return idle();
-  note_gap(now());
-  reactor_->turn(clock::duration::zero());
-  note_awake();
+  note_gap(now);
+  const auto limit = time_to_sleep(now);
+  if (limit == clock::duration::zero() || told_phase_ == phase::stopping) {
+    publish();
+    reactor_->turn(limit);
+    note_awake();
+  } else {
+    idle(now, limit);
+  }
 }
 
 // ---- nothing to run ---------------------------------------------------------------------------
 
 // Ends when there may be something: after a search, a look at the reactor, or a sleep.
-void worker::idle() noexcept {
-  const auto start = now();
-  note_gap(start);
-  const auto limit = time_to_sleep(start);
-  if (limit == clock::duration::zero() || told_phase_ == phase::stopping) {
-    reactor_->turn(limit);
+void worker::idle(clock::time_point start, clock::duration limit) noexcept {
+  const bool searching =
+      owner_.shares_work() && owner_.sleepers().begin_search(owner_.search_limit());
+  if ((searching && search()) || spin(start, limit, searching)) {
+    if (searching) stop_searching();
+    publish();
+    note_awake();
   } else {
-    const bool searching =
-        owner_.shares_work() && owner_.sleepers().begin_search(owner_.search_limit());
-    if ((searching && search()) || spin(start, limit, searching)) {
-      if (searching) stop_searching();
-    } else {
-      park(limit, searching);
-      note_awake();
-      spin_.slept(turn_start_ - start);
-      return;
-    }
+    park(limit, searching);
+    note_awake();
+    spin_.slept(turn_start_ - start);
   }
-  note_awake();
 }
 
 bool worker::spin(clock::time_point start, clock::duration limit, bool searching) noexcept {

@@ -139,7 +139,7 @@ class alignas(64) worker final : public executor {
   void run_hooks() noexcept;
   void see_phase() noexcept;
   void tell_components() noexcept;
-  void end_turn() noexcept;
+  void end_turn(clock::time_point now) noexcept;
   // Queues.
   void spawn_here(work& item, priority urgency) noexcept;
   void post_from_elsewhere(work& item, priority urgency) noexcept;
@@ -160,7 +160,7 @@ class alignas(64) worker final : public executor {
            phase_.load(std::memory_order_seq_cst) != told_phase_;
   }
   [[nodiscard]] clock::duration time_to_sleep(clock::time_point now) noexcept;
-  void idle() noexcept;
+  void idle(clock::time_point start, clock::duration limit) noexcept;
   [[nodiscard]] bool spin(clock::time_point start, clock::duration limit, bool searching) noexcept;
   void park(clock::duration limit, bool searching) noexcept;
   [[nodiscard]] bool search() noexcept;
