@@ -55,7 +55,15 @@ void discard(completion& /*self*/, int /*result*/, unsigned /*flags*/) noexcept 
 
 }  // namespace
 
-uring::uring(reactor_counters& counters) : counters_(counters) {
+uring::alarm::alarm(uring& of) noexcept
+    : completion([](completion& self, int /*result*/, unsigned /*flags*/) noexcept {
+        uring& ring = static_cast<alarm&>(self).owner;
+        ring.alarm_at_ = clock::time_point::max();
+        --ring.counters_.completions;  // nothing has happened
+      }),
+      owner(of) {}
+
+uring::uring(reactor_counters& counters) : counters_(counters), alarm_(*this) {
   set_up();
   try {
     probe();
@@ -94,7 +102,8 @@ void uring::probe() {
       io_uring_get_probe_ring(&ring_), io_uring_free_probe);
   require(known != nullptr, "probe");
   for (const int op : {IORING_OP_ACCEPT, IORING_OP_RECV, IORING_OP_RECVMSG, IORING_OP_SENDMSG,
-                       IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL}) {
+                       IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL, IORING_OP_TIMEOUT,
+                       IORING_OP_TIMEOUT_REMOVE}) {
     require(io_uring_opcode_supported(known.get(), op) != 0, "socket operations");
   }
 }
@@ -107,8 +116,9 @@ uring::~uring() {
     io_uring_sqe_set_data(&all, &ignored);
   }
   for (unsigned i = 0; under_way_ != 0 && i < closing_turns; ++i) {
-    enter(10ms);
+    auto patience = to_timespec(10ms);
     io_uring_cqe* arrived = nullptr;
+    io_uring_submit_and_wait_timeout(&ring_, &arrived, 1, &patience, nullptr);
     while (io_uring_peek_cqe(&ring_, &arrived) == 0) {
       if ((arrived->flags & IORING_CQE_F_MORE) == 0 && arrived->user_data != 0) --under_way_;
       io_uring_cqe_seen(&ring_, arrived);
@@ -143,19 +153,33 @@ bool uring::kernel_has_work() const noexcept {
          (IO_URING_READ_ONCE(*ring_.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
 }
 
+// One timeout stays with the kernel over many waits, which is cheaper than one for each wait. It is
+// moved only when it would come too late; one that comes too early ends a wait for nothing.
+void uring::set_alarm(clock::time_point latest) noexcept {
+  if (alarm_at_ <= latest) return;
+  const bool armed = alarm_at_ != clock::time_point::max();
+  alarm_at_ = latest;
+  alarm_time_ = to_timespec(latest.time_since_epoch());
+  io_uring_sqe& entry = submission(alarm_);
+  if (!armed) {
+    io_uring_prep_timeout(&entry, &alarm_time_, 0, IORING_TIMEOUT_ABS);
+    io_uring_sqe_set_data(&entry, &alarm_);
+    return;
+  }
+  // If it has just fired, this fails, and its own completion ends the wait.
+  --under_way_;
+  io_uring_prep_timeout_update(&entry, &alarm_time_, reinterpret_cast<std::uintptr_t>(&alarm_),
+                               IORING_TIMEOUT_ABS);
+  io_uring_sqe_set_data(&entry, nullptr);
+}
+
 void uring::enter(clock::duration limit) noexcept {
   if (io_uring_cq_ready(&ring_) != 0) limit = clock::duration::zero();
   if (limit <= clock::duration::zero() && !kernel_has_work()) return;
   ++counters_.system_calls;
   hand_to_kernel();
-  int outcome = 0;
-  if (limit <= clock::duration::zero()) {
-    outcome = io_uring_submit_and_get_events(&ring_);
-  } else {
-    auto longest = to_timespec(limit);
-    io_uring_cqe* first = nullptr;
-    outcome = io_uring_submit_and_wait_timeout(&ring_, &first, 1, &longest, nullptr);
-  }
+  const int outcome = limit <= clock::duration::zero() ? io_uring_submit_and_get_events(&ring_)
+                                                       : io_uring_submit_and_wait(&ring_, 1);
   take_from_kernel();
   // Anything else means that the ring is not what we think it is.
   HAWSER_ASSERT(outcome >= 0 || outcome == -ETIME || outcome == -EINTR || outcome == -EAGAIN ||
@@ -163,8 +187,18 @@ void uring::enter(clock::duration limit) noexcept {
 }
 
 void uring::turn(clock::duration limit) noexcept {
-  enter(limit);
-  dispatch();
+  if (limit <= clock::duration::zero()) {
+    enter(limit);
+    dispatch();
+    return;
+  }
+  const auto until = clock::now() + limit;
+  const auto before = counters_.completions;
+  do {
+    set_alarm(until);
+    enter(limit);
+    dispatch();  // nothing but an alarm that was too early, or its move: wait on
+  } while (counters_.completions == before && clock::now() < until);
 }
 
 // Each completion leaves the queue before it is acted upon, because the action may submit, and a

@@ -58,9 +58,18 @@ class uring {
   void dispatch() noexcept;
   [[nodiscard]] bool kernel_has_work() const noexcept;
 
+  struct alarm : completion {
+    explicit alarm(uring& of) noexcept;
+    uring& owner;
+  };
+  void set_alarm(clock::time_point latest) noexcept;
+
   io_uring ring_{};
   reactor_counters& counters_;
   std::size_t under_way_ = 0;
+  alarm alarm_;
+  clock::time_point alarm_at_ = clock::time_point::max();  // max: not armed
+  __kernel_timespec alarm_time_{};
   bool flagged_ = false;  // the kernel says in a flag when it has deferred work
   std::vector<std::string> features_;
 };
