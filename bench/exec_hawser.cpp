@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// hawser's runtime: default configuration, so many workers.
+// hawser's runtime: default configuration but for HAWSER_* variables, so many workers.
 #include <hawser/hawser.hpp>
 #include <hawser/hop.hpp>
 
@@ -30,7 +30,7 @@ constexpr priority priority_of(level urgency) {
 }
 
 hawser::executor_config config_of(unsigned workers) {
-  hawser::executor_config config;
+  auto config = hawser::executor_config::from_environment();
   config.threads = workers;
   return config;
 }

@@ -15,6 +15,6 @@ hawser::task<void> serve(hawser::scope& clients, hawser::listener listener) {
 }
 
 int main() {
-  hawser::runtime runtime({.threads = 2});
+  hawser::runtime runtime(hawser::executor_config::from_environment());
   hawser::run(runtime, serve, hawser::listen(runtime, "unix:/tmp/echo.sock"));
 }

@@ -11,17 +11,20 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include "courier/files.hpp"
 #include "courier/send.hpp"
 #include "courier/serve.hpp"
 #include "courier/signals.hpp"
+#include "stats_service.hpp"
 
 namespace {
-
 
 constexpr int exit_failed = 1;
 constexpr int exit_usage = 2;
@@ -31,10 +34,17 @@ struct common_options {
   bool verbose = false;
 };
 
+hawser::task<void> serve_all(hawser::scope& scope, hawser::listener listener,
+                             courier::server& shared, std::optional<hawser::listener> stats,
+                             const hawser::runtime& runtime) {
+  if (stats) scope.serve(samples::serve_stats(scope, std::move(*stats), runtime));
+  co_await courier::serve_trees(scope, std::move(listener), shared);
+}
+
 hawser::executor_config config_of(const common_options& common) {
-  hawser::executor_config config;
+  auto config = hawser::executor_config::from_environment();
   config.threads = 1;  // the link's worker; the disk has the pool of blocking threads
-  config.backend = common.backend;
+  if (common.backend != hawser::backend::automatic) config.backend = common.backend;
   config.log = [verbose = common.verbose](const hawser::log_event& event) {
     if (!verbose && event.level < hawser::log_level::error) return;
     std::fprintf(stderr, "courier: %.*s: %.*s\n", static_cast<int>(event.area.size()),
@@ -48,7 +58,8 @@ void say_backend(const hawser::runtime& runtime, const common_options& common) {
   std::fprintf(stderr, "courier: %s\n", to_string(runtime.report()).c_str());
 }
 
-int run_serve(const std::string& uri, courier::server& shared, const common_options& common) {
+int run_serve(const std::string& uri, const std::string& stats_uri, courier::server& shared,
+              const common_options& common) {
   const auto folder = courier::open_folder(shared.options.folder);
   hawser::runtime runtime(config_of(common));
   const courier::signal_watch signals([&runtime](int count) {
@@ -58,11 +69,17 @@ int run_serve(const std::string& uri, courier::server& shared, const common_opti
   say_backend(runtime, common);
   shared.request_stop = [&runtime] { runtime.request_stop(); };
 
+  std::optional<hawser::listener> stats;
+  if (!stats_uri.empty()) {
+    stats = hawser::listen(runtime, stats_uri);
+    std::fprintf(stderr, "courier: stats at %s\n", stats->uri().c_str());
+  }
   auto listener = hawser::listen(runtime, uri);
   std::printf("listening on %s\n", listener.uri().c_str());
   std::fflush(stdout);
   try {
-    hawser::run(runtime, courier::serve_trees, std::move(listener), std::ref(shared));
+    hawser::run(runtime, serve_all, std::move(listener), std::ref(shared), std::move(stats),
+                std::cref(runtime));
   } catch (const std::system_error& error) {
     if (error.code() != hawser::errc::cancelled) throw;
   }
@@ -116,6 +133,8 @@ int main(int argc, char** argv) {
   serve->add_flag("--sync", shared.options.target.sync, "write each file through to the device");
   serve->add_flag("!--drop-set-id", shared.options.target.keep_set_id,
                   "never keep set-user-id and set-group-id bits of files");
+  std::string stats_uri;
+  serve->add_option("--stats", stats_uri, "where `top` can ask what it does")->option_text("URI");
   add_common(*serve, common);
 
   courier::send_options options;
@@ -138,7 +157,7 @@ int main(int argc, char** argv) {
   }
   courier::block_signals();
   try {
-    return *serve ? run_serve(uri, shared, common) : run_send(options, common);
+    return *serve ? run_serve(uri, stats_uri, shared, common) : run_send(options, common);
   } catch (const std::system_error& error) {
     std::fprintf(stderr, "courier: %s\n", error.what());
     return is_usage(error.code()) ? exit_usage : exit_failed;
