@@ -114,6 +114,18 @@ TEST_SUITE("top_table") {
     CHECK(text.find("25 %") != std::string::npos);
   }
 
+  TEST_CASE("each priority has a line of its own, with its waits on all workers") {
+    auto now = snapshot_of(2s, 10, waits(10, 1'000'000));
+    now.stats.workers.resize(2);
+    now.stats.workers[1].priorities[1].queue_wait = waits(10, 2'000'000);
+
+    const auto lines = top::table_of(snapshot_of(1s, 0, {}), now);
+
+    CHECK(std::count_if(lines.begin(), lines.end(), [](const std::string& line) {
+            return line == "     rpc       10        0        0  1.05 ms  2.10 ms";
+          }) == 1);
+  }
+
   TEST_CASE("no line is wider than 110 columns, whatever the figures") {
     auto now = snapshot_of(2s, 0, waits(1, 1'000'000));
     now.stats.workers.resize(16);

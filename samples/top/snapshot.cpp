@@ -2,7 +2,6 @@
 #include "top/snapshot.hpp"
 
 #include <algorithm>
-#include <array>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
@@ -13,8 +12,6 @@ using nlohmann::json;
 
 constexpr int known_format = 1;
 constexpr std::size_t text_most = 64;  // of a name from outside
-constexpr std::array<const char*, hawser::priority_count> priority_names{"control", "rpc", "stream",
-                                                                         "bulk"};
 
 std::uint64_t count(const json& from, const char* name) {
   const auto& value = from.at(name);

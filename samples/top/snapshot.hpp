@@ -3,12 +3,16 @@
 
 #include <hawser/stats.hpp>
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
 
 namespace top {
+
+inline constexpr std::array<const char*, hawser::priority_count> priority_names{"control", "rpc",
+                                                                                "stream", "bulk"};
 
 /// What a process says of itself at one moment.
 struct snapshot {

@@ -126,6 +126,15 @@ std::string idle_line(const std::string& name, const worker_stats& one, double s
                 rate(one.bytes_written).c_str());
 }
 
+// Of one priority on all workers: bulk that waits must not hide that rpc does not, or does.
+std::string priority_line(const char* name, const hawser::priority_stats& one, double seconds) {
+  return format("%8s %8s %8s %8s %8s %8s", name,
+                short_count(static_cast<double>(one.executed) / seconds).c_str(),
+                short_count(static_cast<double>(one.stolen) / seconds).c_str(),
+                short_count(static_cast<double>(one.queued)).c_str(),
+                wait(one.queue_wait, 0.5).c_str(), wait(one.queue_wait, 0.99).c_str());
+}
+
 std::string heading(const snapshot& now, double seconds, double cpu_seconds) {
   return format("pid %llu, %s, %zu workers; of the last %.1f s: CPU %s",
                 static_cast<unsigned long long>(now.pid), now.backend.c_str(),
@@ -192,6 +201,12 @@ std::vector<std::string> table_of(const snapshot& before, const snapshot& now) {
     lines.push_back(idle_line(std::to_string(i), gone.workers[i], seconds, 1));
   }
   lines.push_back(idle_line("all", all, seconds, gone.workers.size()));
+  lines.emplace_back();
+  lines.push_back(format("%8s %8s %8s %8s %8s %8s", "priority", "tasks/s", "stolen/s", "queued",
+                         "wait p50", "wait p99"));
+  for (std::size_t at = 0; at < priority_count; ++at) {
+    lines.push_back(priority_line(priority_names[at], all.priorities[at], seconds));
+  }
   return lines;
 }
 
