@@ -124,7 +124,7 @@ void uring_reactor::require_multishot() {
   if (!attempt.announced_more) {
     failure(errc::unsupported, "io_uring has no multishot receive").raise();
   }
-  counters_ = {};
+  counters_.reset();
 }
 
 void uring_reactor::queue(uring_reporter& ready) noexcept {

@@ -193,7 +193,7 @@ void uring::turn(clock::duration limit) noexcept {
     return;
   }
   const auto until = clock::now() + limit;
-  const auto before = counters_.completions;
+  const std::uint64_t before = counters_.completions;
   do {
     set_alarm(until);
     enter(limit);

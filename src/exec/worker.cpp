@@ -26,15 +26,6 @@ constexpr std::int64_t stuck_ns = 100'000;
 
 thread_local worker* current_worker = nullptr;
 
-// Single writer: a plain store is enough, and readers see whole numbers.
-void put(std::atomic<std::uint64_t>& to, std::uint64_t value) noexcept {
-  to.store(value, std::memory_order_relaxed);
-}
-
-std::uint64_t get(const std::atomic<std::uint64_t>& from) noexcept {
-  return from.load(std::memory_order_relaxed);
-}
-
 }  // namespace
 
 worker::worker(runtime_core& owner, unsigned index)
@@ -126,8 +117,7 @@ void worker::take_sample(const work& item) noexcept {
 void worker::end_sample(std::size_t at) noexcept {
   sample_.item = nullptr;
   const auto waited = static_cast<std::uint64_t>((now() - sample_.queued).count());
-  auto& count = published_.waits[at][wait_histogram::bucket_of(waited)];
-  put(count, get(count) + 1);
+  ++counts_.priorities[at].waits[wait_histogram::bucket_of(waited)];
 }
 
 void worker::arm(timer& entry, clock::time_point deadline) noexcept {
@@ -309,10 +299,10 @@ clock::duration worker::time_to_sleep(clock::time_point now) noexcept {
 
 void worker::end_turn(clock::time_point now) noexcept {
   ++counts_.turns;
+  owner_.tell_producers();
   note_gap(now);
   const auto limit = time_to_sleep(now);
   if (limit == clock::duration::zero() || told_phase_ == phase::stopping) {
-    publish();
     reactor_->turn(limit);
     note_awake();
   } else {
@@ -328,10 +318,9 @@ void worker::idle(clock::time_point start, clock::duration limit) noexcept {
       owner_.shares_work() && owner_.sleepers().begin_search(owner_.search_limit());
   if ((searching && search()) || spin(start, limit, searching)) {
     if (searching) stop_searching();
-    publish();
     note_awake();
   } else {
-    park(limit, searching);
+    park(time_to_sleep(now()), searching);
     note_awake();
     spin_.slept(turn_start_ - start);
   }
@@ -369,7 +358,6 @@ void worker::park(clock::duration limit, bool searching) noexcept {
   const bool nobody_searches = all.announce(index_, searching);
   if (inbox_.empty() && !is_wanted() && !(nobody_searches && anything_for_thieves())) {
     ++counts_.parks;
-    publish();
     alive_.store(asleep, std::memory_order_relaxed);
     reactor_->turn(limit);
   }
@@ -461,8 +449,7 @@ void worker::give_up_permits() noexcept {
 
 void worker::note_gap(clock::time_point now) noexcept {
   const auto gap = now - turn_start_;
-  counts_.longest_gap_ns =
-      std::max(counts_.longest_gap_ns, static_cast<std::uint64_t>(gap.count()));
+  counts_.longest_gap_ns.raise_to(static_cast<std::uint64_t>(gap.count()));
   if (gap >= owner_.config().stall_threshold) ++counts_.stalls;
 }
 
@@ -471,59 +458,37 @@ void worker::note_awake() noexcept {
   alive_.store(turn_start_.time_since_epoch().count(), std::memory_order_relaxed);
 }
 
-void worker::publish() noexcept {
-  owner_.tell_producers();
-  const auto& seen = reactor_->counters();
-  for (std::size_t at = 0; at < priority_count; ++at) {
-    put(published_.executed[at], counts_.priorities[at].executed);
-    put(published_.stolen[at], counts_.priorities[at].stolen);
-  }
-  put(published_.turns, counts_.turns);
-  put(published_.posts_received, counts_.posts_received);
-  put(published_.parks, counts_.parks);
-  put(published_.spins, counts_.spins);
-  put(published_.spins_paid, counts_.spins_paid);
-  put(published_.spin_ns, counts_.spin_ns);
-  put(published_.timers_fired, counts_.timers_fired);
-  put(published_.longest_gap_ns, counts_.longest_gap_ns);
-  put(published_.stalls, counts_.stalls);
-  put(published_.system_calls, seen.system_calls);
-  put(published_.completions, seen.completions);
-  put(published_.multishot, seen.multishot);
-  put(published_.inline_reads, seen.inline_reads);
-  put(published_.bytes_read, seen.bytes_read);
-  put(published_.bytes_written, seen.bytes_written);
-}
-
 worker_stats worker::stats() const noexcept {
   worker_stats all;
   for (std::size_t at = 0; at < priority_count; ++at) {
-    priority_stats& one = all.priorities[at];
-    one.executed = get(published_.executed[at]);
-    one.stolen = get(published_.stolen[at]);
-    one.queued = ready_.depth(at);
+    const priority_counters& from = counts_.priorities[at];
+    priority_stats& to = all.priorities[at];
+    to.executed = from.executed;
+    to.stolen = from.stolen;
+    to.queued = ready_.depth(at);
     for (std::size_t i = 0; i < wait_histogram::buckets; ++i) {
-      one.queue_wait.counts[i] = get(published_.waits[at][i]);
+      to.queue_wait.counts[i] = from.waits[i];
     }
-    all.executed += one.executed;
+    all.executed += to.executed;
   }
-  all.turns = get(published_.turns);
-  all.posts_received = get(published_.posts_received);
-  all.parks = get(published_.parks);
-  all.spins = get(published_.spins);
-  all.spins_paid = get(published_.spins_paid);
-  all.spin_ns = get(published_.spin_ns);
-  all.wakeups_sent = get(wakeups_sent_);
-  all.wakeups_spared = get(wakeups_spared_);
-  all.timers_fired = get(published_.timers_fired);
-  all.longest_gap_ns = get(published_.longest_gap_ns);
-  all.stalls = get(published_.stalls);
-  all.system_calls = get(published_.system_calls);
-  all.completions = get(published_.completions);
-  all.multishot = get(published_.multishot);
-  all.inline_reads = get(published_.inline_reads);
-  all.bytes_read = get(published_.bytes_read);
-  all.bytes_written = get(published_.bytes_written);
+  all.turns = counts_.turns;
+  all.posts_received = counts_.posts_received;
+  all.parks = counts_.parks;
+  all.spins = counts_.spins;
+  all.spins_paid = counts_.spins_paid;
+  all.spin_ns = counts_.spin_ns;
+  all.wakeups_sent = wakeups_sent_.load(std::memory_order_relaxed);
+  all.wakeups_spared = wakeups_spared_.load(std::memory_order_relaxed);
+  all.timers_fired = counts_.timers_fired;
+  all.longest_gap_ns = counts_.longest_gap_ns;
+  all.stalls = counts_.stalls;
+  const reactor_counters& seen = reactor_->counters();
+  all.system_calls = seen.system_calls;
+  all.completions = seen.completions;
+  all.multishot = seen.multishot;
+  all.inline_reads = seen.inline_reads;
+  all.bytes_read = seen.bytes_read;
+  all.bytes_written = seen.bytes_written;
   return all;
 }
 

@@ -8,6 +8,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/counter.hpp"
 #include "exec/component.hpp"
 #include "exec/inbox.hpp"
 #include "exec/ready_queues.hpp"
@@ -95,27 +96,22 @@ class alignas(64) worker final : public executor {
     component* cursor = nullptr;  // next to be told
     bool untold = false;          // somebody has not heard of the current phase
   };
-  // Written by the worker's thread only, read by anybody.
-  struct published_counters {
-    std::array<std::atomic<std::uint64_t>, priority_count> executed{};
-    std::array<std::atomic<std::uint64_t>, priority_count> stolen{};
-    std::array<std::array<std::atomic<std::uint64_t>, wait_histogram::buckets>, priority_count>
-        waits{};
-    std::atomic<std::uint64_t> turns{0};
-    std::atomic<std::uint64_t> posts_received{0};
-    std::atomic<std::uint64_t> parks{0};
-    std::atomic<std::uint64_t> spins{0};
-    std::atomic<std::uint64_t> spins_paid{0};
-    std::atomic<std::uint64_t> spin_ns{0};
-    std::atomic<std::uint64_t> timers_fired{0};
-    std::atomic<std::uint64_t> longest_gap_ns{0};
-    std::atomic<std::uint64_t> stalls{0};
-    std::atomic<std::uint64_t> system_calls{0};
-    std::atomic<std::uint64_t> completions{0};
-    std::atomic<std::uint64_t> multishot{0};
-    std::atomic<std::uint64_t> inline_reads{0};
-    std::atomic<std::uint64_t> bytes_read{0};
-    std::atomic<std::uint64_t> bytes_written{0};
+  struct priority_counters {
+    counter executed;
+    counter stolen;
+    std::array<counter, wait_histogram::buckets> waits;
+  };
+  struct counters {
+    std::array<priority_counters, priority_count> priorities;
+    counter turns;
+    counter posts_received;
+    counter parks;
+    counter spins;
+    counter spins_paid;
+    counter spin_ns;
+    counter timers_fired;
+    counter longest_gap_ns;
+    counter stalls;
   };
   // One item at a time is timed on its way through a queue.
   struct wait_sample {
@@ -174,7 +170,6 @@ class alignas(64) worker final : public executor {
   // Figures.
   void note_gap(clock::time_point now) noexcept;
   void note_awake() noexcept;
-  void publish() noexcept;
 
   // The worker's own.
   runtime_core& owner_;
@@ -193,8 +188,7 @@ class alignas(64) worker final : public executor {
   spin_budget spin_;
   wait_sample sample_;
   clock::time_point turn_start_;
-  worker_stats counts_;
-  alignas(64) published_counters published_;
+  alignas(64) counters counts_;
   // What other threads write.
   alignas(64) inbox inbox_;
   std::atomic<bool> attention_{false};

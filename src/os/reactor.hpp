@@ -8,6 +8,7 @@
 #include <span>
 #include <system_error>
 
+#include "core/counter.hpp"
 #include "hawser/buffer.hpp"
 #include "hawser/executor.hpp"
 #include "os/platform.hpp"
@@ -91,13 +92,21 @@ struct readiness {
   void* backend = nullptr;  // the reactor's
 };
 
+/// Read by any thread.
 struct reactor_counters {
-  std::uint64_t system_calls = 0;
-  std::uint64_t completions = 0;
-  std::uint64_t multishot = 0;
-  std::uint64_t inline_reads = 0;
-  std::uint64_t bytes_read = 0;
-  std::uint64_t bytes_written = 0;
+  detail::counter system_calls;
+  detail::counter completions;
+  detail::counter multishot;
+  detail::counter inline_reads;
+  detail::counter bytes_read;
+  detail::counter bytes_written;
+
+  void reset() noexcept {
+    for (auto* each : {&system_calls, &completions, &multishot, &inline_reads, &bytes_read,
+                       &bytes_written}) {
+      each->reset();
+    }
+  }
 };
 
 /// What a worker parks in: all I/O of a worker, in one place.
