@@ -103,10 +103,14 @@ class executor {
     return resumed_.load(std::memory_order_relaxed);
   }
 
-  /// Something waits that is more urgent than `urgency`, or the turn has lasted long enough.
+  /// Something waits that is more urgent than what runs, or the turn has lasted long enough.
   ///
   /// Threads: only the executor's own.
-  [[nodiscard]] virtual bool should_yield(priority /*urgency*/) const noexcept { return false; }
+  [[nodiscard]] virtual bool should_yield() const noexcept { return false; }
+  /// Some that were queued here have become more urgent, see urgency_of().
+  ///
+  /// Threads: only the executor's own.
+  virtual void raise() noexcept {}
 
   /// Threads: only the executor's own.
   virtual void arm(timer& entry, clock::time_point deadline) noexcept = 0;
@@ -132,10 +136,46 @@ class executor {
   std::atomic<void*> resumed_{nullptr};
 };
 
+/// A task that has children of its own, and may wait for them: while it does they are as urgent as
+/// it is, and it is as urgent as those that wait for it in turn.
+///
+/// Threads: any.
+class parent_urgency {
+ public:
+  /// Shape: `outer` outlives it.
+  parent_urgency(const parent_urgency* outer, priority own) noexcept : outer_(outer), own_(own) {}
+
+  /// The parent waits from now on.
+  // relaxed: what it says was there before the children were
+  void wait() noexcept { waits_.store(true, std::memory_order_relaxed); }
+  /// The urgency of the parent itself.
+  [[nodiscard]] priority effective() const noexcept { return raise(own_, outer_); }
+  /// What a child that is `own` urgent by itself has below `parent`, which may be null.
+  ///
+  /// Cost: looks at a few parents, where these wait for each other; no more than `levels`.
+  [[nodiscard]] static priority raise(priority own, const parent_urgency* parent) noexcept {
+    return parent == nullptr || own == priority::control ? own : raise_by(own, *parent);
+  }
+  static constexpr unsigned levels = 16;
+
+ private:
+  [[nodiscard]] static priority raise_by(priority own, const parent_urgency& parent) noexcept;
+
+  std::atomic<bool> waits_{false};
+  const parent_urgency* outer_;
+  priority own_;
+};
+
 /// What a task hands to everything it awaits.
 struct task_context {
   stop_token stop;
+  const parent_urgency* parent = nullptr;
   priority urgency = priority::rpc;
+
+  /// The priority to be queued at now.
+  [[nodiscard]] priority effective() const noexcept {
+    return parent_urgency::raise(urgency, parent);
+  }
 };
 
 }  // namespace detail

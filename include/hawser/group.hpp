@@ -16,6 +16,10 @@ namespace hawser::detail {
 [[nodiscard]] bool is_cancelled(const std::error_code& code) noexcept;
 [[nodiscard]] bool is_cancelled(const std::exception_ptr& error) noexcept;
 
+/// The priority that `item`, which waits at `queued`, has by now: a child that has not begun
+/// follows its parent, all else stays.
+[[nodiscard]] priority urgency_of(const work& item, priority queued) noexcept;
+
 /// A coroutine that nobody awaits: it is started once and destroys itself at its end. Its last
 /// act tells somebody, so what it works on must not be touched by its own parameters after that.
 ///
@@ -54,6 +58,8 @@ class child::promise_type final : public promise_base, public work {
   [[noreturn]] void unhandled_exception() const noexcept { std::terminate(); }
 
  private:
+  friend priority urgency_of(const work& item, priority queued) noexcept;
+
   static void run_start(work& self) noexcept;
 };
 
@@ -68,7 +74,11 @@ class group : private work {
   class joiner;
 
   explicit group(const task_context& parent) noexcept
-      : work(&group::run_resume), stop_(parent.stop), urgency_(parent.urgency) {}
+      : work(&group::run_resume),
+        stop_(parent.stop),
+        around_(parent.parent),
+        urgency_(parent.urgency),
+        parent_urgency_(parent.parent, parent.urgency) {}
   group(const group&) = delete;
   group& operator=(const group&) = delete;
   ~group() = default;
@@ -76,6 +86,20 @@ class group : private work {
   /// For the children: the group's own token, and the parent's priority.
   [[nodiscard]] task_context context() noexcept { return context(urgency_); }
   [[nodiscard]] task_context context(priority urgency) noexcept {
+    task_context inside;
+    inside.stop = stop_.token();
+    inside.parent = &parent_urgency_;
+    inside.urgency = urgency;
+    return inside;
+  }
+  /// For what the parent awaits itself beside the children: only the token is the group's.
+  [[nodiscard]] task_context parent_context() noexcept {
+    task_context inside = independent_context(urgency_);
+    inside.parent = around_;
+    return inside;
+  }
+  /// For children of whose end nobody depends: they keep their priority.
+  [[nodiscard]] task_context independent_context(priority urgency) noexcept {
     task_context inside;
     inside.stop = stop_.token();
     inside.urgency = urgency;
@@ -86,6 +110,7 @@ class group : private work {
   void start(child member) noexcept;
   /// Counts `member` and queues its start, on the current executor or one that shares its work.
   void post(child member, priority urgency) noexcept;
+  void post_independent(child member, priority urgency) noexcept;
   /// A member's last act: after it the group may be gone.
   void leave() noexcept;
   [[nodiscard]] std::size_t running() const noexcept {
@@ -135,7 +160,10 @@ class group : private work {
   std::coroutine_handle<> parent_;
   executor* home_ = nullptr;  // of the parent
   linked_stop_source stop_;
+  const parent_urgency* around_;
   priority urgency_;
+  std::atomic<bool> has_less_urgent_{false};  // children were posted that are less urgent than us
+  parent_urgency parent_urgency_;
 };
 
 class group::joiner {

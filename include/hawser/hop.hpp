@@ -21,7 +21,7 @@ class [[nodiscard]] hop_to final : private work {
   template <class Promise>
   void await_suspend(std::coroutine_handle<Promise> traveller) noexcept {
     traveller_ = traveller;
-    target_->post(*this, context_of(traveller).urgency);
+    target_->post(*this, context_of(traveller).effective());
   }
   void await_resume() const noexcept {}
 

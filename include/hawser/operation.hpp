@@ -34,6 +34,7 @@ class operation : private work {
     home_ = &home;
     waiter_ = waiter;
     urgency_ = context.urgency;
+    parent_ = context.parent;
     context_stop_ = context.stop;
   }
   /// Registers for the stop request; on_cancel() may run inside. Call last in await_suspend.
@@ -52,10 +53,16 @@ class operation : private work {
 
   [[nodiscard]] executor& home() const noexcept { return *home_; }
   [[nodiscard]] priority urgency() const noexcept { return urgency_; }
-  void set_urgency(priority urgency) noexcept { urgency_ = urgency; }
+  /// Another than that of the task that awaits.
+  void set_urgency(priority urgency) noexcept {
+    urgency_ = urgency;
+    parent_ = nullptr;
+  }
   [[nodiscard]] const stop_token& context_stop() const noexcept { return context_stop_; }
 
  private:
+  void queue(work& item) noexcept { home_->post(item, parent_urgency::raise(urgency_, parent_)); }
+
   class on_stop {
    public:
     explicit on_stop(operation& owner) noexcept : owner_(&owner) {}
@@ -82,6 +89,7 @@ class operation : private work {
   stop_token context_stop_;
   std::optional<cancel_work> cancel_;  // engaged: a cancel was posted
   std::optional<stop_callback<on_stop>> stop_;
+  const parent_urgency* parent_ = nullptr;
   priority urgency_ = priority::rpc;
   bool finished_ = false;
   bool cancel_passed_ = false;

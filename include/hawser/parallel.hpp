@@ -5,6 +5,7 @@
 #include <atomic>
 #include <coroutine>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <tuple>
 #include <type_traits>
@@ -55,7 +56,9 @@ class branch::promise_type final : public promise_base, public work {
 
  private:
   static void run_start(work& self) noexcept {
-    handle::from_promise(static_cast<promise_type&>(self)).resume();
+    const auto frame = handle::from_promise(static_cast<promise_type&>(self));
+    executor::current()->note_resumed(frame);
+    frame.resume();
   }
 };
 
@@ -64,6 +67,7 @@ class branch::promise_type final : public promise_base, public work {
 /// The first branch starts where the task is, the others are forked, last first: the newest of the
 /// forks is the second branch. Whoever ends a branch where they were forked takes the newest back
 /// and goes on with it, so that nothing waits that could run; the last to end continues the task.
+/// Where there is no room for forks, whoever ends a branch goes on with the next one.
 ///
 /// Threads: one member runs at a time on the executor of the fork; end() on any.
 class branch_join {
@@ -88,12 +92,19 @@ class branch_join {
 
  private:
   [[nodiscard]] work* take_back() noexcept;
+  [[nodiscard]] work* take_unforked() noexcept;
+
+  // Branches that could not be forked and have not begun.
+  struct unforked_range {
+    std::uint32_t next = 0;
+    std::uint32_t end = 0;
+  };
 
   std::atomic<std::size_t> left_{0};
   branch::promise_type** branches_ = nullptr;
   std::size_t next_ = 0;   // the newest that was forked, and may not have been taken back
   std::size_t count_ = 0;
-  std::size_t inline_end_ = 0;  // those before it could not be forked: they run one after another
+  std::atomic<unforked_range> unforked_{unforked_range{}};
   std::coroutine_handle<> waiter_;
   executor* origin_ = nullptr;
   priority urgency_ = priority::rpc;

@@ -36,7 +36,8 @@ class scope {
   /// thrown to whoever awaits the scope. Only the first failure is; errc::cancelled of a child
   /// after request_stop() or a failure is none.
   ///
-  /// Without a priority the child has that of the task around the scope.
+  /// Without a priority the child has that of the task around the scope. One that is less urgent is
+  /// as urgent as that task from when the function has ended, and the task only waits for it.
   ///
   /// Errors:  throws std::bad_alloc; the task is destroyed, the scope goes on.
   /// Cost:    one frame beside the task's own, recycled; no lock.
@@ -45,6 +46,8 @@ class scope {
 
   /// Starts independent work, such as one client of many: its failure is logged and counted by the
   /// runtime and concerns nobody else. errc::cancelled after a stop request is no failure.
+  ///
+  /// It keeps its priority also while the task around the scope waits.
   ///
   /// Errors, Cost: as spawn().
   void serve(task<void> work);
@@ -116,7 +119,7 @@ with_scope(F f, Args... args) {
   const auto around = co_await this_task::context();
   detail::scope_access::opened inside(around);
   std::optional<detail::await_value_t<body_type>> value;
-  co_await detail::use_context(inside.children().context());
+  co_await detail::use_context(inside.children().parent_context());
   try {
     auto body = detail::invoke_in(inside, f, std::move(args)...);
     auto got = co_await detail::as_value(std::move(body));

@@ -66,6 +66,7 @@ struct runtime_stats {
   std::uint64_t failed_tasks = 0;  ///< failures of scope::serve children and posted functions
   std::uint64_t open_links = 0;
   std::uint64_t injected = 0;      ///< posts from threads that are no workers
+  std::array<std::uint64_t, priority_count> waiting{};  ///< for any worker, now; see also `queued`
   std::uint64_t rejected = 0;      ///< posts beyond queue_limit
 };
 

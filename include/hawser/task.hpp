@@ -41,13 +41,13 @@ class promise_base {
   task_context context_;
 };
 
-/// The context of whoever awaits: a foreign coroutine has none and gets the default.
+/// The context of whoever awaits, where it lies: a foreign coroutine has none and gets the default.
 template <class Promise>
-[[nodiscard]] task_context context_of(std::coroutine_handle<Promise> waiter) noexcept {
+[[nodiscard]] decltype(auto) context_of(std::coroutine_handle<Promise> waiter) noexcept {
   if constexpr (std::derived_from<Promise, promise_base>) {
     return waiter.promise().context();
   } else {
-    return {};
+    return task_context();
   }
 }
 

@@ -147,6 +147,12 @@ namespace this_task {
   return {};
 }
 
+/// For loops that compute: true when something more urgent waits on this worker, or the task has
+/// run for as long as executor_config::poll_interval. Then yield(). False outside a runtime.
+///
+/// Cost: reads the clock.
+[[nodiscard]] bool should_yield() noexcept;
+
 }  // namespace this_task
 
 }  // namespace hawser

@@ -38,6 +38,7 @@ class time_limit : private timer {
   linked_stop_source stop_;
   executor* home_;
   clock::duration limit_;
+  const parent_urgency* parent_;
   priority urgency_;
   bool expired_ = false;
 };

@@ -15,4 +15,13 @@ constinit thread_local executor* current_executor = nullptr;
   current_executor = here;
 }
 
+priority parent_urgency::raise_by(priority own, const parent_urgency& parent) noexcept {
+  const parent_urgency* at = &parent;
+  for (unsigned level = 0; at != nullptr && level < levels; ++level, at = at->outer_) {
+    if (!at->waits_.load(std::memory_order_relaxed)) break;
+    if (at->own_ < own) own = at->own_;
+  }
+  return own;
+}
+
 }  // namespace hawser::detail

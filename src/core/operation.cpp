@@ -9,12 +9,12 @@ void operation::finish() noexcept {
   // what it wrote to cancel_ is visible to us then.
   stop_.reset();
   if (cancel_.has_value() && !cancel_passed_) return;  // run_cancel() resumes
-  home_->post(*this, urgency_);
+  queue(*this);
 }
 
 void operation::travel() noexcept {
   run = &operation::run_arrival;
-  home_->post(*this, urgency_);
+  queue(*this);
 }
 
 void operation::run_arrival(work& self) noexcept {
@@ -34,14 +34,14 @@ void operation::stop_requested() noexcept {
     return;
   }
   cancel_.emplace(*this);
-  home_->post(*cancel_, urgency_);
+  queue(*cancel_);
 }
 
 void operation::run_cancel(work& self) noexcept {
   operation& owner = *static_cast<cancel_work&>(self).owner_;
   owner.cancel_passed_ = true;
   if (owner.finished_) {
-    owner.home_->post(owner, owner.urgency_);
+    owner.queue(owner);
   } else {
     owner.on_cancel();
   }

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/assert.hpp"
+#include "core/counter.hpp"
 #include "exec/dispatcher.hpp"
 #include "exec/steal_deque.hpp"
 #include "exec/work_list.hpp"
@@ -17,9 +19,9 @@ namespace hawser::detail {
 /// What one worker has to run, by priority.
 ///
 /// Of each priority there are: what is bound to this worker; what may run anywhere, in a deque
-/// from which idle workers steal; what found no room there, and what came from outside, which move
-/// into the deque as it empties; and one item that was just made runnable here and runs next. The
-/// bound and the others take turns within a priority; the dispatcher chooses the priority.
+/// from which idle workers steal, some of whose room is kept for what comes from outside; and one
+/// item that was just made runnable here and runs next. The bound and the others take turns within
+/// a priority; the dispatcher chooses the priority.
 ///
 /// Threads: its worker's; steal_from() and the sizes any.
 class ready_queues {
@@ -35,28 +37,55 @@ class ready_queues {
 
   void push_bound(work& item, std::size_t at) noexcept {
     bound_[at].push(item);
+    ++bound_count_[at];
     waiting_ |= 1U << at;
   }
-  /// True: thieves can see it.
-  bool push_roaming(work& item, std::size_t at) noexcept {
+  /// False: no room, it was not queued.
+  [[nodiscard]] bool push_roaming(work& item, std::size_t at) noexcept {
+    if (room(at) <= injected_room) return false;
     mark_roaming(at);
-    per_priority& to = queues_[at];
-    if (to.spill.empty() && to.roaming.push(item)) return true;
-    to.spill.push(item);
-    return false;
+    return queues_[at].roaming.push(item);
   }
-  void push_injected(work_list items, std::size_t at) noexcept {
-    if (items.empty()) return;
+  /// How many more push_injected() takes.
+  [[nodiscard]] unsigned room(std::size_t at) const noexcept {
+    return static_cast<unsigned>(deque::capacity - queues_[at].roaming.size());
+  }
+  /// That many always become free, however much is spawned.
+  static constexpr unsigned injected_room = 32;
+  /// Shape: there is room.
+  void push_injected(work& item, std::size_t at) noexcept {
     mark_roaming(at);
-    queues_[at].injected.append(items);
+    const bool pushed = queues_[at].roaming.push(item);
+    HAWSER_ASSERT(pushed);
   }
-  /// Runs before other roaming work of its priority, unless a thief is faster.
-  void push_next(work& item, std::size_t at) noexcept {
+  /// Runs before other roaming work of its priority, unless a thief is faster. What was to run next
+  /// until now is the caller's to queue again.
+  [[nodiscard]] work* push_next(work& item, std::size_t at) noexcept {
     mark_roaming(at);
     // acq_rel: release for whoever takes it, acquire of what is displaced
-    work* const displaced = queues_[at].next.exchange(&item, std::memory_order_acq_rel);
-    if (displaced != nullptr) push_roaming(*displaced, at);
+    return queues_[at].next.exchange(&item, std::memory_order_acq_rel);
   }
+  /// Moves what waits at `from` to where `place(item)` says, in order.
+  template <class F>
+  void move(std::size_t from, F&& place) noexcept {
+    if ((waiting_ & 1U << from) == 0) return;
+    work_list bound = bound_[from].take_all();
+    bound_count_[from].reset();
+    while (!bound.empty()) {
+      work& item = bound.pop();
+      push_bound(item, place(item));
+    }
+    // Once around: the owner alone adds, so that each finds room again where it was.
+    for (auto left = queues_[from].roaming.size(); left != 0; --left) {
+      work* const item = queues_[from].roaming.take();
+      if (item == nullptr) return;
+      const std::size_t to = place(*item);
+      mark_roaming(to);
+      if (!queues_[to].roaming.push(*item)) push_bound(*item, to);
+    }
+  }
+  /// The oldest that may run elsewhere, or null.
+  [[nodiscard]] work* take_roaming(std::size_t at) noexcept { return queues_[at].roaming.take(); }
   /// Only into the deque, so that take_back() can find it.
   [[nodiscard]] bool fork(work& item, std::size_t at) noexcept {
     mark_roaming(at);
@@ -102,27 +131,20 @@ class ready_queues {
     return !queues_[at].roaming.empty();
   }
 
-  /// How many items that were injected have left the list they wait in.
-  [[nodiscard]] const std::atomic<std::uint64_t>& injected_taken(std::size_t at) const noexcept {
-    return queues_[at].injected_taken;
-  }
-  /// Approximate.
+  /// A moment's truth.
   [[nodiscard]] std::uint64_t depth(std::size_t at) const noexcept {
-    return queues_[at].roaming.size();
+    const per_priority& of = queues_[at];
+    const bool has_next = of.next.load(std::memory_order_relaxed) != nullptr;
+    return of.roaming.size() + bound_count_[at] + has_next;
   }
 
  private:
-  // Into the deque at a time: half of it, so that forks find room.
-  static constexpr unsigned refill_count = 128;
   // Of those that run next in a row before older ones get their turn.
   static constexpr unsigned next_in_a_row = 3;
 
   struct per_priority {
-    work_list spill;
-    work_list injected;
     bool bound_first = false;
     unsigned next_left = next_in_a_row;
-    std::atomic<std::uint64_t> injected_taken{0};  // written by the owner
     std::atomic<work*> next{nullptr};
     ready_queues::deque roaming;
   };
@@ -131,23 +153,28 @@ class ready_queues {
     roaming_ |= 1U << at;
     waiting_ |= 1U << at;
   }
+  [[nodiscard]] work& pop_bound(std::size_t at) noexcept {
+    --bound_count_[at];
+    return bound_[at].pop();
+  }
   [[nodiscard]] work* take(std::size_t at) noexcept {
     const unsigned bit = 1U << at;
     work_list& bound = bound_[at];
     if ((roaming_ & bit) != 0) {
       per_priority& from = queues_[at];
       from.bound_first = !from.bound_first;
-      if (from.bound_first && !bound.empty()) return &bound.pop();
+      if (from.bound_first && !bound.empty()) return &pop_bound(at);
       if (work* const item = take_roaming(from)) return item;
       roaming_ &= ~bit;
     }
-    work* const item = bound.empty() ? nullptr : &bound.pop();
+    work* const item = bound.empty() ? nullptr : &pop_bound(at);
     if (bound.empty()) waiting_ &= ~bit;
     return item;
   }
   [[nodiscard]] work* take_roaming(per_priority& from) noexcept;
 
   std::array<work_list, priority_count> bound_;
+  std::array<counter, priority_count> bound_count_;
   unsigned waiting_ = 0;
   unsigned roaming_ = 0;
   detail::dispatcher dispatcher_;

@@ -144,15 +144,28 @@ void runtime_core::component_removed() noexcept {
   if (--components_ == 0) changed_.notify_all();
 }
 
-// A worker that is out of work keeps turning while another may still post to it.
-bool runtime_core::may_end(detail::worker& asking, bool idle, bool late) noexcept {
-  if ((idle || late) && !asking.quiet_) {
-    asking.quiet_ = true;
-    if (quiet_workers_.fetch_add(1, std::memory_order_acq_rel) + 1 == size()) {
-      for (const auto& each : workers_) each->reactor().wake();
-    }
+void runtime_core::falls_quiet() noexcept {
+  quiet_.fetch_add(1, std::memory_order_seq_cst);
+}
+
+void runtime_core::stirs() noexcept {
+  quiet_.fetch_add(one_stir - 1, std::memory_order_seq_cst);
+}
+
+// A quiet worker runs nothing and so queues nothing, and says so before it changes that: if all
+// were quiet before the look at what is queued, and none has stirred until after it, then what was
+// seen as empty is empty, and stays so.
+bool runtime_core::all_done() noexcept {
+  if (all_done_.load(std::memory_order_acquire)) return true;
+  const auto before = quiet_.load(std::memory_order_seq_cst);
+  if (before % one_stir != size() || has_injected()) return false;
+  for (const auto& each : workers_) {
+    if (each->has_posts()) return false;
   }
-  return late || (idle && quiet_workers_.load(std::memory_order_acquire) == size());
+  if (quiet_.load(std::memory_order_seq_cst) != before) return false;
+  all_done_.store(true, std::memory_order_release);  // pairs with the load above
+  for (const auto& each : workers_) each->reactor().wake();
+  return true;
 }
 
 detail::worker& runtime_core::pick_home() noexcept {
@@ -225,9 +238,15 @@ void runtime_core::post(work& item, priority urgency) {
 }
 
 bool runtime_core::has_room(std::size_t at) noexcept {
+  // Taken first: it cannot be more than was pushed then.
+  const std::uint64_t taken = injected_taken(at);
+  return injected_.pushed(static_cast<priority>(at)) - taken < config_.queue_limit[at];
+}
+
+std::uint64_t runtime_core::injected_taken(std::size_t at) const noexcept {
   std::uint64_t taken = 0;
   for (const auto& each : workers_) taken += each->injected_taken(at);
-  return injected_.pushed(static_cast<priority>(at)) - taken < config_.queue_limit[at];
+  return taken;
 }
 
 void runtime_core::tell_producers() noexcept {
@@ -246,6 +265,18 @@ bool runtime_core::take_permit(std::size_t at) noexcept {
   unsigned held = caps_[at].held.load(std::memory_order_relaxed);
   while (held < most || most == 0) {
     if (caps_[at].held.compare_exchange_weak(held, held + 1, std::memory_order_relaxed,
+                                             std::memory_order_relaxed)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool runtime_core::return_excess_permit(std::size_t at) noexcept {
+  const unsigned most = caps_[at].most.load(std::memory_order_relaxed);
+  unsigned held = caps_[at].held.load(std::memory_order_relaxed);
+  while (most != 0 && held > most) {
+    if (caps_[at].held.compare_exchange_weak(held, held - 1, std::memory_order_relaxed,
                                              std::memory_order_relaxed)) {
       return true;
     }
@@ -340,9 +371,12 @@ runtime_stats runtime_core::stats() const {
   for (const auto& each : workers_) {
     all.workers.push_back(each->stats());
     all.open_links += each->open_links();
+    all.injected -= each->overflowed();
   }
   for (std::size_t at = 0; at < priority_count; ++at) {
-    all.injected += injected_.pushed(static_cast<priority>(at));
+    const auto pushed = injected_.pushed(static_cast<priority>(at));
+    all.injected += pushed;
+    all.waiting[at] = pushed - std::min(pushed, injected_taken(at));
   }
   all.rejected = rejected_count_.load(std::memory_order_relaxed);
   all.failed_tasks = failed_tasks_.load(std::memory_order_relaxed);

@@ -105,6 +105,8 @@ class runtime_core {
   [[nodiscard]] bool permit_free(std::size_t at) const noexcept;
   [[nodiscard]] bool take_permit(std::size_t at) noexcept;
   void return_permit(std::size_t at) noexcept;
+  /// True: more were held than there are now, and the caller's is returned.
+  [[nodiscard]] bool return_excess_permit(std::size_t at) noexcept;
   /// Some that were injected have left their list.
   void tell_producers() noexcept;
   /// A task holds `where` and does not give way, or has done so until now.
@@ -126,11 +128,15 @@ class runtime_core {
   /// True: none is left.
   bool wait_for_components(std::chrono::milliseconds limit) noexcept;
   [[nodiscard]] bool has_room(std::size_t at) noexcept;
+  [[nodiscard]] std::uint64_t injected_taken(std::size_t at) const noexcept;
   // What workers say.
   void component_added() noexcept;
   void component_removed() noexcept;
-  /// By a worker that stops, each turn: may it end now? `late`: it will not wait any longer.
-  [[nodiscard]] bool may_end(detail::worker& asking, bool idle, bool late) noexcept;
+  /// By a worker that stops: it has run out of work; before it takes some again.
+  void falls_quiet() noexcept;
+  void stirs() noexcept;
+  /// All are out of work, and none can get any more.
+  [[nodiscard]] bool all_done() noexcept;
 
   executor_config config_;
   backend_report report_;
@@ -150,7 +156,10 @@ class runtime_core {
   std::atomic<unsigned> next_home_{0};
   std::atomic<unsigned> next_entry_{0};
   std::atomic<std::uint64_t> failed_tasks_{0};
-  std::atomic<unsigned> quiet_workers_{0};
+  // How many workers are quiet, and in the upper half how often one has stirred.
+  static constexpr std::uint64_t one_stir = std::uint64_t{1} << 32;
+  std::atomic<std::uint64_t> quiet_{0};
+  std::atomic<bool> all_done_{false};
   std::mutex mutex_;  // what follows
   std::condition_variable changed_;
   executor_config live_;  // config_ and what adjust() has changed since

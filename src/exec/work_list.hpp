@@ -44,6 +44,12 @@ class work_list {
     return item;
   }
   [[nodiscard]] work_list take_all() noexcept { return std::exchange(*this, {}); }
+  /// The first `most`, or all; `count` says how many that were.
+  [[nodiscard]] work_list take_some(unsigned most, unsigned& count) noexcept {
+    work_list some;
+    for (count = 0; count < most && !empty(); ++count) some.push(pop());
+    return some;
+  }
 
  private:
   work* first_ = nullptr;

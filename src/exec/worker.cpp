@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "exec/runtime_core.hpp"
+#include "hawser/group.hpp"
 
 namespace hawser::detail {
 namespace {
@@ -70,14 +71,24 @@ void worker::spawn(work& item, priority urgency) noexcept {
 
 void worker::spawn_here(work& item, priority urgency) noexcept {
   const auto at = static_cast<std::size_t>(urgency);
-  if (owner_.is_capped(at)) {
-    owner_.inject(item, urgency);
-    attract();
-    return;
-  }
+  if (owner_.is_capped(at)) return hand_over(item, urgency);
   if (!owner_.shares_work()) return push_bound(item, urgency);
-  begin_sample(item);
-  if (ready_.push_roaming(item, at)) owner_.call_somebody();
+  begin_sample(item, at);
+  share(item, urgency);
+}
+
+void worker::share(work& item, priority urgency) noexcept {
+  if (!ready_.push_roaming(item, static_cast<std::size_t>(urgency))) {
+    return hand_over(item, urgency);
+  }
+  owner_.call_somebody();
+}
+
+// Attracted, because we have a look at it although others have not taken what was there before.
+void worker::hand_over(work& item, priority urgency) noexcept {
+  owner_.inject(item, urgency);
+  ++overflowed_;
+  attract();
 }
 
 bool worker::fork(work& item, priority urgency) noexcept {
@@ -91,32 +102,50 @@ bool worker::take_back(work& item, priority urgency) noexcept {
 }
 
 // Nobody is called for it: this worker comes to it at once, or else a thief that searches anyway.
+// What it displaces has to wait, and is as any other then.
 void worker::wake(work& item, priority urgency) noexcept {
   worker* const here = current_worker;
   if (here == nullptr || &here->owner_ != &owner_) return post(item, urgency);
   if (!owner_.shares_work()) return here->push_bound(item, urgency);
-  here->begin_sample(item);
-  here->ready_.push_next(item, static_cast<std::size_t>(urgency));
+  const auto at = static_cast<std::size_t>(urgency);
+  here->begin_sample(item, at);
+  work* const displaced = here->ready_.push_next(item, at);
+  if (displaced != nullptr) here->share(*displaced, urgency);
 }
 
-bool worker::should_yield(priority urgency) const noexcept {
+bool worker::should_yield() const noexcept {
   if (attention_.load(std::memory_order_relaxed)) return true;
-  const unsigned more_urgent = (1U << static_cast<unsigned>(urgency)) - 1;
+  const unsigned more_urgent = (1U << running_) - 1;
   if ((ready_.waiting() & more_urgent) != 0) return true;
   return now() - turn_start_ >= owner_.config().poll_interval;
 }
 
+void worker::raise() noexcept {
+  for (std::size_t at = 1; at < priority_count; ++at) {
+    ready_.move(at, [at](const work& item) noexcept {
+      return static_cast<std::size_t>(urgency_of(item, static_cast<priority>(at)));
+    });
+  }
+}
+
 // ---- how long items wait ----------------------------------------------------------------------
 
-void worker::take_sample(const work& item) noexcept {
-  sample_.left = owner_.config().stats_sample;
-  sample_.item = &item;
-  sample_.queued = now();
+// One that is on its way is not given up for the next: those that wait long would be the ones that
+// are missed. But it may have been stolen, so not for ever either.
+void worker::take_sample(const work& item, std::size_t at) noexcept {
+  constexpr unsigned skipped_most = 64;
+  wait_sample& sample = samples_[at];
+  sample.left = owner_.config().stats_sample;
+  if (sample.item != nullptr && ++sample.skipped < skipped_most) return;
+  sample.skipped = 0;
+  sample.item = &item;
+  sample.queued = now();
 }
 
 void worker::end_sample(std::size_t at) noexcept {
-  sample_.item = nullptr;
-  const auto waited = static_cast<std::uint64_t>((now() - sample_.queued).count());
+  samples_[at].item = nullptr;
+  samples_[at].skipped = 0;
+  const auto waited = static_cast<std::uint64_t>((now() - samples_[at].queued).count());
   ++counts_.priorities[at].waits[wait_histogram::bucket_of(waited)];
 }
 
@@ -193,27 +222,64 @@ void worker::see_phase() noexcept {
 void worker::loop() noexcept {
   current_worker = this;
   bind(this);
-  turn_start_ = now();
-  std::optional<clock::time_point> stop_before;
+  note_awake();
+  auto give_up = clock::time_point::max();
   for (;;) {
     see_phase();
-    look();
-    run_items();
+    if (!quiet_ || stir()) {
+      look();
+      run_items();
+    }
     const auto after = now();  // near enough for all that follows in this turn
     if (!timers_.empty()) counts_.timers_fired += timers_.advance(after);
     run_hooks();
-    if (told_phase_ == phase::stopping) {
-      if (!stop_before) stop_before = after + stopping_limit;
-      // A component may have come after the others had gone: a handshake that was under way.
-      const bool idle = ready_.empty() && inbox_.empty() && components_.first == nullptr &&
-                        !owner_.has_injected();
-      if (owner_.may_end(*this, idle, after >= *stop_before)) break;
-    }
+    if (told_phase_ == phase::stopping && ends(give_up)) break;
     end_turn(after);
   }
-  give_up_permits();
+  give_up_permits(permits_);
   bind(nullptr);
   current_worker = nullptr;
+}
+
+// A worker that has said it is out of work says so before it takes any: until then the others
+// count on its running nothing.
+bool worker::stir() noexcept {
+  if (ready_.empty() && inbox_.empty() && !owner_.has_injected()) return false;
+  quiet_ = false;
+  owner_.stirs();
+  return true;
+}
+
+bool worker::ends(clock::time_point& give_up) noexcept {
+  if (give_up == clock::time_point::max()) give_up = now() + stopping_limit;
+  // A component may have come after the others had gone: a handshake that was under way.
+  const bool idle = ready_.empty() && components_.first == nullptr;
+  if (idle && !quiet_) {
+    quiet_ = true;
+    owner_.falls_quiet();
+  }
+  if (owner_.all_done()) return true;
+  if (quiet_ || now() < give_up) return false;
+  run_rest();
+  gone_.store(true, std::memory_order_relaxed);
+  owner_.falls_quiet();  // publishes gone_
+  return true;
+}
+
+// Work that makes more of itself never ends; but all that waits by now runs once.
+void worker::run_rest() noexcept {
+  look();
+  work_list rest;
+  std::size_t at = 0;
+  while (work* const item = ready_.pop(at)) rest.push(*item);
+  for (at = 0; at < priority_count; ++at) {
+    unsigned count = 0;
+    rest.append(owner_.injected().take(static_cast<priority>(at), ~0U, count));
+  }
+  while (!rest.empty()) {
+    work& item = rest.pop();
+    item.run(item);
+  }
 }
 
 // The exchange comes before the looks: whoever pushes afterwards sets it again.
@@ -221,21 +287,59 @@ void worker::look() noexcept {
   if (attention_.load(std::memory_order_relaxed)) {
     attention_.exchange(false, std::memory_order_seq_cst);
   }
-  counts_.posts_received += inbox_.drain([this](work& item, priority urgency) noexcept {
-    begin_sample(item);
-    ready_.push_bound(item, static_cast<std::size_t>(urgency));
-  });
+  counts_.posts_received += inbox_.drain(
+      [this](work& item, priority urgency) noexcept { push_bound(item, urgency); });
   take_injected();
   see_adjustment();
 }
 
+// A part of what there is, into the deque: so whatever waits is within the reach of idle workers,
+// and they are called for it.
 void worker::take_injected() noexcept {
+  const unsigned most = alone_ ? ready_queues::deque::capacity : ready_queues::injected_room;
+  bool for_others = false;
+  more_injected_ = 0;
   for (std::size_t at = 0; at < priority_count; ++at) {
     const auto urgency = static_cast<priority>(at);
     if (owner_.injected().seems_empty(urgency) || !hold_permit(at)) continue;
-    ready_.push_injected(owner_.injected().take(urgency), at);
-    ++counts_.posts_received;
+    const unsigned room = ready_.room(at);
+    if (room >= ready_queues::injected_room) {
+      const unsigned count = take_injected(urgency, std::min(room, most));
+      for_others |= count > 1 && owner_.shares_work();
+    }
+    if (!owner_.injected().seems_empty(urgency)) more_injected_ |= 1U << at;
   }
+  if (for_others || more_injected_ != 0) owner_.call_somebody();
+}
+
+unsigned worker::take_injected(priority urgency, unsigned most) noexcept {
+  const auto at = static_cast<std::size_t>(urgency);
+  unsigned count = 0;
+  work_list taken = owner_.injected().take(urgency, most, count);
+  while (!taken.empty()) {
+    work& item = taken.pop();
+    const auto now_at = urgency_of(item, urgency);
+    if (now_at != urgency) {
+      push_bound(item, now_at);
+      continue;
+    }
+    begin_sample(item, at);
+    ready_.push_injected(item, at);
+  }
+  counts_.posts_received += count;
+  // seq_cst pairs with what a producer that waits for room does, see tell_producers()
+  injected_taken_[at].store(injected_taken_[at].load(std::memory_order_relaxed) + count,
+                            std::memory_order_seq_cst);
+  return count;
+}
+
+bool worker::wants_injected() const noexcept {
+  for (std::size_t at = 0; at < priority_count; ++at) {
+    if ((more_injected_ & 1U << at) != 0 && ready_.room(at) >= ready_queues::injected_room) {
+      return true;
+    }
+  }
+  return false;
 }
 
 void worker::see_adjustment() noexcept {
@@ -245,6 +349,7 @@ void worker::see_adjustment() noexcept {
   const auto config = owner_.adjusted();
   ready_.dispatcher().adjust(config.weights);
   spin_.adjust(config.spin);
+  for (std::size_t at = 0; at < priority_count; ++at) see_cap(at);
 }
 
 // The clock is read after 4, 16 and 64 items and then every 64, and after each item where items
@@ -261,10 +366,13 @@ void worker::run_items() noexcept {
     std::size_t at = 0;
     work* const item = ready_.pop(at);
     if (item == nullptr) return;
-    if (item == sample_.item) end_sample(at);
+    if (item == samples_[at].item) end_sample(at);
+    running_ = at;
     item->run(*item);
     ++counts_.priorities[at].executed;
-    if (attention_.load(std::memory_order_relaxed)) look();
+    if (attention_.load(std::memory_order_relaxed) || (more_injected_ != 0 && wants_injected())) {
+      look();
+    }
     if (ready_.empty()) return;
     if (!charged && count < next_look) continue;
     const auto after = now();
@@ -299,10 +407,11 @@ clock::duration worker::time_to_sleep(clock::time_point now) noexcept {
 
 void worker::end_turn(clock::time_point now) noexcept {
   ++counts_.turns;
+  if (permits_ != 0) give_up_permits(permits_ & ~ready_.waiting());
   owner_.tell_producers();
   note_gap(now);
   const auto limit = time_to_sleep(now);
-  if (limit == clock::duration::zero() || told_phase_ == phase::stopping) {
+  if (limit == clock::duration::zero()) {
     reactor_->turn(limit);
     note_awake();
   } else {
@@ -314,13 +423,15 @@ void worker::end_turn(clock::time_point now) noexcept {
 
 // Ends when there may be something: after a search, a look at the reactor, or a sleep.
 void worker::idle(clock::time_point start, clock::duration limit) noexcept {
+  alive_.store(asleep, std::memory_order_relaxed);
   const bool searching =
       owner_.shares_work() && owner_.sleepers().begin_search(owner_.search_limit());
-  if ((searching && search()) || spin(start, limit, searching)) {
+  if ((searching && search()) ||
+      (told_phase_ != phase::stopping && spin(start, limit, searching))) {
     if (searching) stop_searching();
     note_awake();
   } else {
-    park(time_to_sleep(now()), searching);
+    park(searching);
     note_awake();
     spin_.slept(turn_start_ - start);
   }
@@ -352,14 +463,14 @@ bool worker::spin(clock::time_point start, clock::duration limit, bool searching
 // Announces first and looks once more then: whoever queues something afterwards sees the
 // announcement, and what was queued before is seen here. What anybody may take is left to those
 // that still search.
-void worker::park(clock::duration limit, bool searching) noexcept {
-  give_up_permits();
+void worker::park(bool searching) noexcept {
+  give_up_permits(permits_);
   idle_workers<>& all = owner_.sleepers();
   const bool nobody_searches = all.announce(index_, searching);
   if (inbox_.empty() && !is_wanted() && !(nobody_searches && anything_for_thieves())) {
     ++counts_.parks;
-    alive_.store(asleep, std::memory_order_relaxed);
-    reactor_->turn(limit);
+    // The search and the spinning have taken their time.
+    reactor_->turn(time_to_sleep(now()));
   }
   if (all.awake(index_) != idle_workers<>::reason::called_to_search) return;
   static_cast<void>(search());
@@ -377,7 +488,7 @@ bool worker::anything_for_thieves() noexcept {
     if (!owner_.injected().empty(static_cast<priority>(at))) return true;
     if (!owner_.shares_work()) continue;
     for (unsigned i = 0; i < owner_.size(); ++i) {
-      if (i != index_ && owner_.worker(i).ready_.has_for_thieves(at)) return true;
+      if (owner_.worker(i).ready_.has_for_thieves(at)) return true;
     }
   }
   return false;
@@ -386,6 +497,11 @@ bool worker::anything_for_thieves() noexcept {
 // The most urgent first, from whoever has it; then what a worker meant to run next and does not
 // come to.
 bool worker::search() noexcept {
+  if (quiet_) {
+    if (!anything_for_thieves()) return false;
+    quiet_ = false;
+    owner_.stirs();
+  }
   take_injected();
   if (!ready_.empty()) return true;
   if (!owner_.shares_work()) return false;
@@ -436,13 +552,22 @@ bool worker::hold_permit(std::size_t at) noexcept {
 }
 
 // What was injected meanwhile found no permit free: we look again.
-void worker::give_up_permits() noexcept {
-  while (permits_ != 0) {
-    const auto at = static_cast<std::size_t>(std::countr_zero(permits_));
-    permits_ &= permits_ - 1;
+void worker::give_up_permits(unsigned which) noexcept {
+  permits_ &= ~which;
+  for (; which != 0; which &= which - 1) {
+    const auto at = static_cast<std::size_t>(std::countr_zero(which));
     owner_.return_permit(at);
     if (!owner_.injected().empty(static_cast<priority>(at))) attract();
   }
+}
+
+// A cap that is new, or lower: what lies here goes to those who have a permit.
+void worker::see_cap(std::size_t at) noexcept {
+  if (!owner_.is_capped(at)) return;
+  const unsigned bit = 1U << at;
+  if ((permits_ & bit) != 0 && owner_.return_excess_permit(at)) permits_ &= ~bit;
+  if (!ready_.has_for_thieves(at) || hold_permit(at)) return;
+  while (work* const item = ready_.take_roaming(at)) hand_over(*item, static_cast<priority>(at));
 }
 
 // ---- figures ----------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ class alignas(64) worker final : public executor {
   [[nodiscard]] bool fork(work& item, priority urgency) noexcept override;
   [[nodiscard]] bool take_back(work& item, priority urgency) noexcept override;
   void wake(work& item, priority urgency) noexcept override;
-  [[nodiscard]] bool should_yield(priority urgency) const noexcept override;
+  [[nodiscard]] bool should_yield() const noexcept override;
+  void raise() noexcept override;
   void arm(timer& entry, clock::time_point deadline) noexcept override;
   void disarm(timer& entry) noexcept override;
   [[nodiscard]] clock::time_point now() const noexcept override;
@@ -73,8 +74,16 @@ class alignas(64) worker final : public executor {
   [[nodiscard]] std::uint64_t open_links() const noexcept {
     return open_links_.load(std::memory_order_relaxed);
   }
+  /// How much of what was injected this worker has taken over, and how much of that came from it.
   [[nodiscard]] std::uint64_t injected_taken(std::size_t at) const noexcept {
-    return ready_.injected_taken(at).load(std::memory_order_seq_cst);
+    return injected_taken_[at].load(std::memory_order_seq_cst);
+  }
+  [[nodiscard]] std::uint64_t overflowed() const noexcept {
+    return overflowed_;
+  }
+  /// Posts wait, and this worker will run them.
+  [[nodiscard]] bool has_posts() const noexcept {
+    return !gone_.load(std::memory_order_relaxed) && !inbox_.empty();
   }
   /// Something was queued elsewhere that this worker should look at before its next item.
   void attract() noexcept { attention_.store(true, std::memory_order_release); }
@@ -113,11 +122,12 @@ class alignas(64) worker final : public executor {
     counter longest_gap_ns;
     counter stalls;
   };
-  // One item at a time is timed on its way through a queue.
+  // One item of a priority at a time is timed on its way through a queue.
   struct wait_sample {
     const work* item = nullptr;
     clock::time_point queued;
-    unsigned left = 1;  // pushes until the next
+    unsigned left = 1;     // pushes until the next
+    unsigned skipped = 0;  // that would have been the next, had the last one come through
   };
 
   // What runtime_core drives.
@@ -130,24 +140,33 @@ class alignas(64) worker final : public executor {
   // A turn.
   void look() noexcept;
   void take_injected() noexcept;
+  unsigned take_injected(priority urgency, unsigned most) noexcept;
+  [[nodiscard]] bool wants_injected() const noexcept;
   void see_adjustment() noexcept;
   void run_items() noexcept;
   void run_hooks() noexcept;
   void see_phase() noexcept;
+  [[nodiscard]] bool stir() noexcept;
+  [[nodiscard]] bool ends(clock::time_point& give_up) noexcept;
+  void run_rest() noexcept;
   void tell_components() noexcept;
   void end_turn(clock::time_point now) noexcept;
   // Queues.
   void spawn_here(work& item, priority urgency) noexcept;
+  void share(work& item, priority urgency) noexcept;
+  void hand_over(work& item, priority urgency) noexcept;
   void post_from_elsewhere(work& item, priority urgency) noexcept;
   void push_bound(work& item, priority urgency) noexcept {
-    begin_sample(item);
-    ready_.push_bound(item, static_cast<std::size_t>(urgency));
+    const auto at = static_cast<std::size_t>(urgency);
+    begin_sample(item, at);
+    ready_.push_bound(item, at);
   }
-  void begin_sample(const work& item) noexcept {
-    if (&item == sample_.item) sample_.item = nullptr;  // it went elsewhere, and is back
-    if (--sample_.left == 0) take_sample(item);
+  void begin_sample(const work& item, std::size_t at) noexcept {
+    wait_sample& sample = samples_[at];
+    if (&item == sample.item) sample.item = nullptr;  // it went elsewhere, and is back
+    if (--sample.left == 0) take_sample(item, at);
   }
-  void take_sample(const work& item) noexcept;
+  void take_sample(const work& item, std::size_t at) noexcept;
   void end_sample(std::size_t at) noexcept;
   // Nothing to run.
   [[nodiscard]] bool has_work() const noexcept { return !ready_.empty() || !hooks_.empty(); }
@@ -158,7 +177,7 @@ class alignas(64) worker final : public executor {
   [[nodiscard]] clock::duration time_to_sleep(clock::time_point now) noexcept;
   void idle(clock::time_point start, clock::duration limit) noexcept;
   [[nodiscard]] bool spin(clock::time_point start, clock::duration limit, bool searching) noexcept;
-  void park(clock::duration limit, bool searching) noexcept;
+  void park(bool searching) noexcept;
   [[nodiscard]] bool search() noexcept;
   [[nodiscard]] bool search_stuck() noexcept;
   void stop_searching() noexcept;
@@ -166,7 +185,8 @@ class alignas(64) worker final : public executor {
   // Caps: a worker takes roaming work of a capped priority only while it holds a permit.
   [[nodiscard]] bool may_take(std::size_t at) const noexcept;
   [[nodiscard]] bool hold_permit(std::size_t at) noexcept;
-  void give_up_permits() noexcept;
+  void give_up_permits(unsigned which) noexcept;
+  void see_cap(std::size_t at) noexcept;
   // Figures.
   void note_gap(clock::time_point now) noexcept;
   void note_awake() noexcept;
@@ -181,17 +201,22 @@ class alignas(64) worker final : public executor {
   timer_wheel timers_;
   component_list components_;
   phase told_phase_ = phase::running;
-  bool quiet_ = false;  // has told runtime_core::may_end() that it is out of work
+  bool quiet_ = false;  // has told the runtime that it is out of work; only when that ends
   unsigned permits_ = 0;
+  unsigned more_injected_ = 0;  // priorities of which some were left for want of room
+  std::size_t running_ = 0;  // priority of what runs
   unsigned next_victim_ = 0;
   std::uint64_t adjustment_ = 0;
   spin_budget spin_;
-  wait_sample sample_;
+  std::array<wait_sample, priority_count> samples_;
   clock::time_point turn_start_;
   alignas(64) counters counts_;
+  std::array<std::atomic<std::uint64_t>, priority_count> injected_taken_{};
+  counter overflowed_;
   // What other threads write.
   alignas(64) inbox inbox_;
   std::atomic<bool> attention_{false};
+  std::atomic<bool> gone_{false};
   std::atomic<phase> phase_{phase::running};
   std::atomic<std::uint64_t> wakeups_sent_{0};
   std::atomic<std::uint64_t> wakeups_spared_{0};

@@ -27,6 +27,12 @@ void child::promise_type::run_start(work& self) noexcept {
   frame.resume();
 }
 
+priority urgency_of(const work& item, priority queued) noexcept {
+  if (item.run != &child::promise_type::run_start) return queued;
+  const priority now = static_cast<const child::promise_type&>(item).context().effective();
+  return now < queued ? now : queued;
+}
+
 // All let go of the frame first: it destroys itself, maybe before resume() or post() return.
 void child::start(const task_context& context) noexcept {
   const handle frame = std::exchange(frame_, {});
@@ -37,13 +43,13 @@ void child::start(const task_context& context) noexcept {
 void child::start_on(executor& where, const task_context& context) noexcept {
   const handle frame = std::exchange(frame_, {});
   frame.promise().set_context(context);
-  where.post(frame.promise(), context.urgency);
+  where.post(frame.promise(), context.effective());
 }
 
 void child::spawn_on(executor& where, const task_context& context) noexcept {
   const handle frame = std::exchange(frame_, {});
   frame.promise().set_context(context);
-  where.spawn(frame.promise(), context.urgency);
+  where.spawn(frame.promise(), context.effective());
 }
 
 void group::enter() noexcept {
@@ -61,7 +67,16 @@ void group::post(child member, priority urgency) noexcept {
   executor* const here = executor::current();
   HAWSER_ASSERT(here != nullptr);
   enter();
+  // relaxed: for wait(), which sees what the parent has posted, and learns of others in vain
+  if (urgency > urgency_) has_less_urgent_.store(true, std::memory_order_relaxed);
   member.spawn_on(*here, context(urgency));
+}
+
+void group::post_independent(child member, priority urgency) noexcept {
+  executor* const here = executor::current();
+  HAWSER_ASSERT(here != nullptr);
+  enter();
+  member.spawn_on(*here, independent_context(urgency));
 }
 
 // The last one resumes the parent, which may destroy the group at once on another thread: so
@@ -69,7 +84,7 @@ void group::post(child member, priority urgency) noexcept {
 void group::leave() noexcept {
   // acq_rel: what members did, failure_ included, comes before what the parent does
   if (members_.fetch_sub(one_child, std::memory_order_acq_rel) != one_child) return;
-  home_->wake(*this, urgency_);
+  home_->wake(*this, parent_urgency_.effective());
 }
 
 bool group::all_left() const noexcept {
@@ -77,12 +92,14 @@ bool group::all_left() const noexcept {
   return members_.load(std::memory_order_acquire) == parent_present;
 }
 
-// True: somebody is left, who will post to home_. The parent's frame cannot be resumed before
-// await_suspend has returned, because home's thread is this one.
+// True: somebody is left, who will wake the parent: maybe elsewhere, and before we return, so
+// nothing of it is touched after the count.
 bool group::wait(std::coroutine_handle<> parent) noexcept {
   home_ = executor::current();
   HAWSER_ASSERT(home_ != nullptr);
   parent_ = parent;
+  parent_urgency_.wait();
+  if (has_less_urgent_.load(std::memory_order_relaxed)) home_->raise();
   // acq_rel: parent_ and home_ are visible to the last in leave(), what members did to us
   return members_.fetch_sub(parent_present, std::memory_order_acq_rel) != parent_present;
 }

@@ -28,7 +28,7 @@ void offload_base::run_blocking(work& self) noexcept {
     call.call();
   }
   call.run = &offload_base::run_resume;
-  call.home_->post(call, call.context_.urgency);
+  call.home_->post(call, call.context_.effective());
 }
 
 void offload_base::run_resume(work& self) noexcept {

@@ -14,15 +14,17 @@ std::coroutine_handle<> branch_join::begin(std::coroutine_handle<> waiter,
   origin_ = executor::current();
   HAWSER_ASSERT(origin_ != nullptr);
   waiter_ = waiter;
-  urgency_ = context.urgency;
+  urgency_ = context.effective();
   branches_ = branches;
   count_ = count;
   left_.store(count, std::memory_order_relaxed);
   for (std::size_t i = 0; i < count; ++i) branches[i]->set_context(context);
   std::size_t first_forked = count;
   while (first_forked > 1 && origin_->fork(*branches[first_forked - 1], urgency_)) --first_forked;
-  inline_end_ = first_forked;
-  next_ = 1;
+  next_ = first_forked;
+  // Those that were forked may run already, even end; they see none of these or all.
+  // release pairs with take_unforked()
+  unforked_.store({1, static_cast<std::uint32_t>(first_forked)}, std::memory_order_release);
   return branch::handle::from_promise(*branches[0]);
 }
 
@@ -36,7 +38,19 @@ void branch_join::drop(branch::promise_type** branches, std::size_t count) noexc
 work* branch_join::take_back() noexcept {
   while (next_ < count_) {
     branch::promise_type* const newest = branches_[next_++];
-    if (next_ <= inline_end_ || origin_->take_back(*newest, urgency_)) return newest;
+    if (origin_->take_back(*newest, urgency_)) return newest;
+  }
+  return nullptr;
+}
+
+// Anywhere: nobody else knows of these, and their task may have moved on to another executor.
+work* branch_join::take_unforked() noexcept {
+  unforked_range seen = unforked_.load(std::memory_order_acquire);  // pairs with begin()
+  while (seen.next != seen.end) {
+    if (unforked_.compare_exchange_weak(seen, {seen.next + 1, seen.end}, std::memory_order_acquire,
+                                        std::memory_order_acquire)) {
+      return branches_[seen.next];
+    }
   }
   return nullptr;
 }
@@ -45,7 +59,8 @@ work* branch_join::take_back() noexcept {
 // then that one is taken back, which is right as well. So the count decides who is last.
 std::coroutine_handle<> branch_join::end() noexcept {
   executor* const here = executor::current();
-  work* const next = here == origin_ ? take_back() : nullptr;
+  work* next = take_unforked();
+  if (next == nullptr && here == origin_) next = take_back();
   const auto waiter = waiter_;
   const auto urgency = urgency_;
   // acq_rel: what the branches did comes before what the task does with it

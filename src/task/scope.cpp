@@ -49,7 +49,7 @@ void scope::serve(task<void> work) {
 }
 
 void scope::serve(task<void> work, priority urgency) {
-  children_.post(run_served(children_, std::move(work)), urgency);
+  children_.post_independent(run_served(children_, std::move(work)), urgency);
 }
 
 }  // namespace hawser

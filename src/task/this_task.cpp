@@ -53,6 +53,11 @@ result<void> sleep_op::await_result() const {
   return {};
 }
 
+bool this_task::should_yield() noexcept {
+  const detail::executor* const here = detail::executor::current();
+  return here != nullptr && here->should_yield();
+}
+
 void yield_op::suspend(std::coroutine_handle<> yielder,
                        const detail::task_context& context) noexcept {
   detail::executor* const here = detail::current_executor;
@@ -60,7 +65,7 @@ void yield_op::suspend(std::coroutine_handle<> yielder,
   yielder_ = yielder;
   home_ = here;
   stop_ = context.stop;
-  here->post(*this, context.urgency);
+  here->post(*this, context.effective());
 }
 
 void yield_op::run_resume(detail::work& self) noexcept {

@@ -34,6 +34,7 @@ time_limit::time_limit(const task_context& around, clock::duration limit) noexce
       stop_(around.stop),
       home_(&require_current()),
       limit_(std::clamp(limit, clock::duration::zero(), longest)),
+      parent_(around.parent),
       urgency_(around.urgency) {
   home_->arm(*this, home_->now() + limit_);
 }
@@ -44,6 +45,7 @@ time_limit::time_limit(const task_context& around, clock::time_point when) noexc
 task_context time_limit::context() noexcept {
   task_context inside;
   inside.stop = stop_.token();
+  inside.parent = parent_;
   inside.urgency = urgency_;
   return inside;
 }

@@ -25,6 +25,19 @@ void manual_executor::post(work& item, hawser::priority urgency) noexcept {
   changed_.notify_one();
 }
 
+bool manual_executor::should_yield() const noexcept {
+  const std::lock_guard guard(mutex_);
+  const bool urgent = std::any_of(queue_.begin(), queue_.end(), [this](const queued& each) {
+    return each.second < last_urgency_;
+  });
+  return urgent || now_ - item_start_ >= turn_limit;
+}
+
+void manual_executor::raise() noexcept {
+  const std::lock_guard guard(mutex_);
+  for (queued& each : queue_) each.second = hawser::detail::urgency_of(*each.first, each.second);
+}
+
 void manual_executor::arm(timer& entry, time_point deadline) noexcept {
   if (current() != this || entry.armed()) std::terminate();
   entry.deadline = deadline;
@@ -79,7 +92,7 @@ bool manual_executor::run_one() {
   work* const item = take();
   if (item == nullptr) return false;
   const auto urgency = last_urgency_;
-  const auto start = now_;
+  const auto start = item_start_ = now_;
   enter([item] { item->run(*item); });
   if (chooser_) {
     const auto spent = std::chrono::nanoseconds(now_ - start).count();

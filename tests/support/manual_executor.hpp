@@ -42,6 +42,9 @@ class manual_executor final : public hawser::detail::executor {
   ~manual_executor();
 
   void post(work& item, hawser::priority urgency) noexcept override;
+  /// Something more urgent waits, or the item has spent `turn_limit`.
+  [[nodiscard]] bool should_yield() const noexcept override;
+  void raise() noexcept override;
   void arm(timer& entry, time_point deadline) noexcept override;
   void disarm(timer& entry) noexcept override;
   [[nodiscard]] time_point now() const noexcept override { return now_; }
@@ -77,6 +80,7 @@ class manual_executor final : public hawser::detail::executor {
   }
   [[nodiscard]] hawser::priority last_urgency() const noexcept { return last_urgency_; }
 
+  duration turn_limit = std::chrono::microseconds(200);
   std::size_t blocking_max = 4;  // post_blocking() refuses beyond
 
  private:
@@ -86,7 +90,7 @@ class manual_executor final : public hawser::detail::executor {
   [[nodiscard]] std::vector<queued>::iterator next_entry();
   [[nodiscard]] timer* earliest() noexcept;
 
-  std::mutex mutex_;  // queue_, finished_
+  mutable std::mutex mutex_;  // queue_, finished_
   std::condition_variable changed_;
   std::vector<queued> queue_;
   bool finished_ = false;
@@ -95,6 +99,7 @@ class manual_executor final : public hawser::detail::executor {
   timer head_;  // of a ring
   std::size_t armed_ = 0;
   time_point now_{std::chrono::hours(1)};
+  time_point item_start_ = now_;
   std::vector<work*> blocking_;
   std::vector<std::exception_ptr> failures_;
   hawser::priority last_urgency_ = hawser::priority::rpc;
