@@ -131,6 +131,11 @@ class ready_queues {
     return !queues_[at].roaming.empty();
   }
 
+  /// Whether something of that priority may run elsewhere; waiting() may say so for too long.
+  [[nodiscard]] bool has_roaming(std::size_t at) const noexcept {
+    return queues_[at].roaming.size() != 0 ||
+           queues_[at].next.load(std::memory_order_relaxed) != nullptr;
+  }
   /// A moment's truth.
   [[nodiscard]] std::uint64_t depth(std::size_t at) const noexcept {
     const per_priority& of = queues_[at];

@@ -367,6 +367,7 @@ void worker::run_items() noexcept {
     work* const item = ready_.pop(at);
     if (item == nullptr) return;
     if (item == samples_[at].item) end_sample(at);
+    if ((permits_ & ~(1U << at)) != 0) give_up_idle_permits();
     running_ = at;
     item->run(*item);
     ++counts_.priorities[at].executed;
@@ -407,7 +408,6 @@ clock::duration worker::time_to_sleep(clock::time_point now) noexcept {
 
 void worker::end_turn(clock::time_point now) noexcept {
   ++counts_.turns;
-  if (permits_ != 0) give_up_permits(permits_ & ~ready_.waiting());
   owner_.tell_producers();
   note_gap(now);
   const auto limit = time_to_sleep(now);
@@ -559,6 +559,15 @@ void worker::give_up_permits(unsigned which) noexcept {
     owner_.return_permit(at);
     if (!owner_.injected().empty(static_cast<priority>(at))) attract();
   }
+}
+
+// Before anything else than what the permit is for: it may hold the worker for long.
+void worker::give_up_idle_permits() noexcept {
+  unsigned idle = 0;
+  for (std::size_t at = 0; at < priority_count; ++at) {
+    if (!ready_.has_roaming(at)) idle |= 1U << at;
+  }
+  give_up_permits(permits_ & idle);
 }
 
 // A cap that is new, or lower: what lies here goes to those who have a permit.

@@ -186,6 +186,7 @@ class alignas(64) worker final : public executor {
   [[nodiscard]] bool may_take(std::size_t at) const noexcept;
   [[nodiscard]] bool hold_permit(std::size_t at) noexcept;
   void give_up_permits(unsigned which) noexcept;
+  void give_up_idle_permits() noexcept;
   void see_cap(std::size_t at) noexcept;
   // Figures.
   void note_gap(clock::time_point now) noexcept;
