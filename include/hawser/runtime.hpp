@@ -65,9 +65,9 @@ class runtime {
 
   /// What can change while it runs; what is not set stays.
   struct adjustment {
-    std::optional<spin_policy> spin;
-    std::optional<std::array<unsigned, priority_count>> weights;
-    std::optional<std::array<unsigned, priority_count>> max_workers;
+    std::optional<spin_policy> spin{};
+    std::optional<std::array<unsigned, priority_count>> weights{};
+    std::optional<std::array<unsigned, priority_count>> max_workers{};
   };
   /// Takes effect within a turn of each worker.
   ///

@@ -38,7 +38,7 @@ struct priority_stats {
   wait_histogram queue_wait;      ///< from runnable to running, also when that was at once; sampled
 };
 
-/// Counters of one worker since its start; monotonic, except `queued` and `longest_gap`.
+/// Counters of one worker since its start; none goes back, except `queued`.
 struct worker_stats {
   std::array<priority_stats, priority_count> priorities;
   std::uint64_t turns = 0;           ///< looks at the reactor
@@ -51,7 +51,7 @@ struct worker_stats {
   std::uint64_t wakeups_sent = 0;    ///< by other threads to this worker
   std::uint64_t wakeups_spared = 0;  ///< posts of other threads that found it awake
   std::uint64_t timers_fired = 0;
-  std::uint64_t longest_gap_ns = 0;  ///< between two looks at the reactor
+  std::uint64_t longest_gap_ns = 0;  ///< the longest so far between two looks at the reactor
   std::uint64_t stalls = 0;          ///< times a task held it beyond stall_threshold
   std::uint64_t system_calls = 0;    ///< made by the reactor (io_uring: io_uring_enter)
   std::uint64_t completions = 0;     ///< I/O completions or readiness events
