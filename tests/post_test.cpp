@@ -223,10 +223,11 @@ TEST_SUITE("post") {
   TEST_CASE("an urgent post overtakes what is queued for busy workers") {
     const test::watchdog dog(60s);
     for (const unsigned threads : {1U, 2U}) {
-      const auto runtime = make_runtime(test::config(threads));
-      if (!runtime) return;
+      // Before the runtime, because what is queued still runs while that ends.
       std::atomic<unsigned> bulk_begun{0}, before_urgent{~0U};
       std::atomic<bool> go{false};
+      const auto runtime = make_runtime(test::config(threads));
+      if (!runtime) return;
       constexpr unsigned bulk = 2000;
 
       for (unsigned i = 0; i < bulk; ++i) {

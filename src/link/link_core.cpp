@@ -247,7 +247,15 @@ void link_core::run_flush(work& item) noexcept {
 void link_core::flush() noexcept {
   flush_queued_ = false;
   for (std::size_t i = wire::pipe_count; i > 0; --i) pipes_[i - 1].flush();
-  settle();  // what left at once may have let others say something: a channel that has moved
+  // What left at once may have let others say something: a channel that has moved. Before
+  // dispatch(), which may be our end.
+  for (std::size_t i = 0; i < wire::pipe_count; ++i) {
+    if (pipes_[i].usable() && !pipes_[i].writing() && machine_.has_output(i)) {
+      touch();
+      break;
+    }
+  }
+  dispatch();
 }
 
 // The machine was told something: whoever waits looks again, and what it has to say leaves.
