@@ -163,19 +163,13 @@ bool uring_stream::read_direct_inline(std::span<std::byte> space) noexcept {
 }
 
 bool uring_stream::read_block_inline() noexcept {
-  detail::block* filled = nullptr;
   try {
-    filled = home_.blocks().take();
     std::error_code error;
-    const auto bytes = platform::read_some(socket_, {filled->data(), inline_bytes}, error);
-    if (bytes == 0) {
-      home_.blocks().put(filled);
-      return ended_inline(error.value());
-    }
-    home_.count().bytes_read += bytes;
-    owner_.on_block(home_.blocks().trimmed(filled, bytes), bytes);
+    const auto came = home_.blocks().read(socket_, inline_bytes, error);
+    if (came.bytes == 0) return ended_inline(error.value());
+    home_.count().bytes_read += came.bytes;
+    owner_.on_block(came.block, came.bytes);
   } catch (const std::bad_alloc&) {
-    if (filled != nullptr) home_.blocks().put(filled);
     end(make_error_code(errc::resource_exhausted));
   }
   return true;

@@ -249,18 +249,17 @@ void link_core::flush() noexcept {
   for (std::size_t i = wire::pipe_count; i > 0; --i) pipes_[i - 1].flush();
   // What left at once may have let others say something: a channel that has moved. Before
   // dispatch(), which may be our end.
-  for (std::size_t i = 0; i < wire::pipe_count; ++i) {
-    if (pipes_[i].usable() && !pipes_[i].writing() && machine_.has_output(i)) {
-      touch();
-      break;
-    }
-  }
+  touch_for_output();
   dispatch();
 }
 
 // The machine was told something: whoever waits looks again, and what it has to say leaves.
 void link_core::settle() noexcept {
   dispatch();
+  touch_for_output();
+}
+
+void link_core::touch_for_output() noexcept {
   if (flush_queued_) return;
   for (std::size_t i = 0; i < wire::pipe_count; ++i) {
     if (pipes_[i].usable() && !pipes_[i].writing() && machine_.has_output(i)) return touch();

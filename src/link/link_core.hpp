@@ -192,6 +192,7 @@ class link_core final : public component {
   void join_home() noexcept;
   void queue_flush() noexcept;
   void settle() noexcept;
+  void touch_for_output() noexcept;
   void flush() noexcept;
   void finish_up() noexcept;
   void close_pipes() noexcept;

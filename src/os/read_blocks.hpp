@@ -3,9 +3,11 @@
 
 #include <cstddef>
 #include <cstring>
+#include <system_error>
 #include <utility>
 
 #include "hawser/buffer.hpp"
+#include "os/platform.hpp"
 
 namespace hawser {
 
@@ -23,29 +25,24 @@ class read_blocks {
     if (spare_ != nullptr) detail::release(spare_);
   }
 
-  /// A block of bytes_each.
+  struct filled {
+    detail::block* block = nullptr;  ///< the reader's; null if nothing came
+    std::size_t bytes = 0;           ///< from its start
+  };
+  /// One read_some() of at most `most`. A little comes in a small block of its own, and the large
+  /// one stays.
   ///
-  /// Errors: throws std::bad_alloc.
-  [[nodiscard]] detail::block* take() {
-    if (spare_ != nullptr) return std::exchange(spare_, nullptr);
-    return detail::allocate_block(bytes_each);
-  }
-  void put(detail::block* unused) noexcept {
-    if (spare_ == nullptr) {
-      spare_ = unused;
-    } else {
-      detail::release(unused);
-    }
-  }
-  /// What is to be handed on of a block that got `bytes`: a little moves to a block of its size.
-  ///
-  /// Errors: throws std::bad_alloc; `filled` is still the caller's.
-  [[nodiscard]] detail::block* trimmed(detail::block* filled, std::size_t bytes) {
-    if (bytes > copied_bytes_max) return filled;
+  /// Shape:  most <= bytes_each.
+  /// Errors: throws std::bad_alloc; `error` as read_some().
+  [[nodiscard]] filled read(platform::native_handle socket, std::size_t most,
+                            std::error_code& error) {
+    if (spare_ == nullptr) spare_ = detail::allocate_block(bytes_each);
+    const std::size_t bytes = platform::read_some(socket, {spare_->data(), most}, error);
+    if (bytes == 0) return {};
+    if (bytes > copied_bytes_max) return {std::exchange(spare_, nullptr), bytes};
     detail::block* const small = detail::allocate_block(bytes);
-    std::memcpy(small->data(), filled->data(), bytes);
-    put(filled);
-    return small;
+    std::memcpy(small->data(), spare_->data(), bytes);
+    return {small, bytes};
   }
 
  private:

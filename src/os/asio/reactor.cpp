@@ -324,22 +324,19 @@ bool portable_stream::read_tail(std::size_t& moved) noexcept {
 }
 
 bool portable_stream::read_block(std::size_t& moved) noexcept {
-  detail::block* filled = nullptr;
   try {
-    filled = home_.blocks().take();
     std::error_code error;
-    const auto bytes = read({filled->data(), filled->capacity}, error);
-    const bool more = bytes == filled->capacity;
-    moved += bytes;
-    if (bytes == 0) {
-      home_.blocks().put(filled);
-      if (!platform::would_block(error)) end(error);
-    } else {
-      owner_.on_block(home_.blocks().trimmed(filled, bytes), bytes);
+    ++home_.count().system_calls;
+    const auto came = home_.blocks().read(native_, read_blocks::bytes_each, error);
+    home_.count().bytes_read += came.bytes;
+    moved += came.bytes;
+    if (came.bytes != 0) {
+      owner_.on_block(came.block, came.bytes);
+    } else if (!platform::would_block(error)) {
+      end(error);
     }
-    return more;
+    return came.bytes == read_blocks::bytes_each;
   } catch (const std::bad_alloc&) {
-    if (filled != nullptr) home_.blocks().put(filled);
     end(make_error_code(errc::resource_exhausted));
     return false;
   }
