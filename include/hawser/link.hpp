@@ -332,8 +332,8 @@ class channel_operation : public operation {
 
   void on_arrival() noexcept override;
 
-  channel_operation* queue_next_ = nullptr;  // in the channel's list of waiters
-  channel_operation* queue_previous_ = nullptr;
+  channel_operation* queue_next_;  // in the channel's list of waiters, while it waits
+  channel_operation* queue_previous_;
 };
 
 /// An operation that succeeds with nothing to say.
@@ -358,14 +358,12 @@ class [[nodiscard]] channel::send_op final : public detail::acknowledged_operati
  public:
   send_op(detail::channel_core& owner, std::span<const std::byte> borrowed, message_header header,
           lane via) noexcept
-      : acknowledged_operation(owner), borrowed_(borrowed), header_(header), lane_(via) {}
-  send_op(detail::channel_core& owner, message&& owned, lane via) noexcept
       : acknowledged_operation(owner),
-        owned_(std::move(owned)),
-        borrowed_(owned_.bytes()),
-        header_(owned_.header()),
+        message_(shared_buffer(nullptr, borrowed), header),
         lane_(via),
-        owns_(true) {}
+        borrows_(true) {}
+  send_op(detail::channel_core& owner, message&& owned, lane via) noexcept
+      : acknowledged_operation(owner), message_(std::move(owned)), lane_(via) {}
 
   [[nodiscard]] bool await_ready() noexcept;
 
@@ -377,11 +375,9 @@ class [[nodiscard]] channel::send_op final : public detail::acknowledged_operati
   void on_cancel() noexcept override;
   void keep_bytes() noexcept override;
 
-  message owned_;
-  std::span<const std::byte> borrowed_;
-  message_header header_;
+  message message_;
   lane lane_;
-  bool owns_ = false;
+  bool borrows_ = false;  // the bytes are the caller's, until a suspension
   bool started_ = false;  // a first slice was handed to the wire: cannot be cancelled any more
 };
 

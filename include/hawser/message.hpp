@@ -28,6 +28,8 @@ struct message_header {
   codec encoding = codec::raw;
 };
 
+class channel;
+
 namespace detail {
 
 class link_core;
@@ -51,6 +53,12 @@ class lease {
   }
   ~lease() {
     if (owner_ != nullptr) end();
+  }
+  /// Before the end of the lease.
+  void give_back() noexcept {
+    if (owner_ == nullptr) return;
+    end();
+    owner_ = nullptr;
   }
 
  private:
@@ -103,6 +111,14 @@ class message {
   [[nodiscard]] const shared_buffer& payload() const noexcept { return payload_; }
 
  private:
+  friend class channel;
+
+  /// Gives bytes and credit back before the end.
+  void let_go() noexcept {
+    payload_ = {};
+    lease_.give_back();
+  }
+
   detail::lease lease_;  // destroyed after the payload: credit returns once the bytes are let go
   shared_buffer payload_;
   message_header header_;

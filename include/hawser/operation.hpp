@@ -31,37 +31,37 @@ class operation : private work {
 
   /// Remembers who waits. Call on home's thread, before anything can finish the operation.
   void begin(executor& home, std::coroutine_handle<> waiter, const task_context& context) noexcept {
-    home_ = &home;
-    waiter_ = waiter;
-    urgency_ = context.urgency;
-    parent_ = context.parent;
-    context_stop_ = context.stop;
+    waiting_.emplace(home, waiter, context);
   }
   /// Registers for the stop request; on_cancel() may run inside. Call last in await_suspend.
   void watch_stop() noexcept {
-    if (!finished_ && context_stop_.stop_possible()) stop_.emplace(context_stop_, on_stop(*this));
+    if (waiting_->finished || !waiting_->stop.stop_possible()) return;
+    waiting_->on_request.emplace(waiting_->stop, on_stop(*this));
   }
   /// Goes to home first: on_arrival() runs on home's thread. Instead of watch_stop().
   void travel() noexcept;
   /// Resumes the waiter inside this call. Only in on_arrival(), when there is nothing to wait for.
-  void resume_here() const noexcept { waiter_.resume(); }
+  void resume_here() const noexcept { waiting_->waiter.resume(); }
   virtual void on_arrival() noexcept {}
   /// Ends the operation and queues its waiter. Home's thread, once.
   void finish() noexcept;
   /// Stop was requested. Home's thread; called at most once, never after finish().
   virtual void on_cancel() noexcept = 0;
 
-  [[nodiscard]] executor& home() const noexcept { return *home_; }
-  [[nodiscard]] priority urgency() const noexcept { return urgency_; }
+  // Once it has begun:
+  [[nodiscard]] executor& home() const noexcept { return *waiting_->home; }
+  [[nodiscard]] priority urgency() const noexcept { return waiting_->urgency; }
   /// Another than that of the task that awaits.
   void set_urgency(priority urgency) noexcept {
-    urgency_ = urgency;
-    parent_ = nullptr;
+    waiting_->urgency = urgency;
+    waiting_->parent = nullptr;
   }
-  [[nodiscard]] const stop_token& context_stop() const noexcept { return context_stop_; }
+  [[nodiscard]] const stop_token& context_stop() const noexcept { return waiting_->stop; }
 
  private:
-  void queue(work& item) noexcept { home_->post(item, parent_urgency::raise(urgency_, parent_)); }
+  void queue(work& item) noexcept {
+    waiting_->home->post(item, parent_urgency::raise(waiting_->urgency, waiting_->parent));
+  }
 
   class on_stop {
    public:
@@ -84,15 +84,27 @@ class operation : private work {
   static void run_cancel(work& self) noexcept;
   void stop_requested() noexcept;
 
-  executor* home_ = nullptr;
-  std::coroutine_handle<> waiter_;
-  stop_token context_stop_;
-  std::optional<cancel_work> cancel_;  // engaged: a cancel was posted
-  std::optional<stop_callback<on_stop>> stop_;
-  const parent_urgency* parent_ = nullptr;
-  priority urgency_ = priority::rpc;
-  bool finished_ = false;
-  bool cancel_passed_ = false;
+  // What only one that waits needs: most need not wait.
+  struct waiting {
+    waiting(executor& where, std::coroutine_handle<> who, const task_context& context) noexcept
+        : home(&where),
+          waiter(who),
+          stop(context.stop),
+          parent(context.parent),
+          urgency(context.urgency) {}
+
+    executor* home;
+    std::coroutine_handle<> waiter;
+    stop_token stop;
+    std::optional<cancel_work> cancel;  // engaged: a cancel was posted
+    std::optional<stop_callback<on_stop>> on_request;
+    const parent_urgency* parent;
+    priority urgency;
+    bool finished = false;
+    bool cancel_passed = false;
+  };
+
+  std::optional<waiting> waiting_;
 };
 
 }  // namespace hawser::detail

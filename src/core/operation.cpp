@@ -4,11 +4,11 @@
 namespace hawser::detail {
 
 void operation::finish() noexcept {
-  finished_ = true;
+  waiting_->finished = true;
   // From here no stop request can post a cancel; one that is running elsewhere is waited for, and
-  // what it wrote to cancel_ is visible to us then.
-  stop_.reset();
-  if (cancel_.has_value() && !cancel_passed_) return;  // run_cancel() resumes
+  // what it wrote to `cancel` is visible to us then.
+  waiting_->on_request.reset();
+  if (waiting_->cancel.has_value() && !waiting_->cancel_passed) return;  // run_cancel() resumes
   queue(*this);
 }
 
@@ -24,23 +24,23 @@ void operation::run_arrival(work& self) noexcept {
 
 void operation::run_resume(work& self) noexcept {
   auto& owner = static_cast<operation&>(self);
-  owner.home_->note_resumed(owner.waiter_);
-  owner.waiter_.resume();
+  owner.waiting_->home->note_resumed(owner.waiting_->waiter);
+  owner.waiting_->waiter.resume();
 }
 
 void operation::stop_requested() noexcept {
-  if (executor::current() == home_) {
-    if (!finished_) on_cancel();
+  if (executor::current() == waiting_->home) {
+    if (!waiting_->finished) on_cancel();
     return;
   }
-  cancel_.emplace(*this);
-  queue(*cancel_);
+  waiting_->cancel.emplace(*this);
+  queue(*waiting_->cancel);
 }
 
 void operation::run_cancel(work& self) noexcept {
   operation& owner = *static_cast<cancel_work&>(self).owner_;
-  owner.cancel_passed_ = true;
-  if (owner.finished_) {
+  owner.waiting_->cancel_passed = true;
+  if (owner.waiting_->finished) {
     owner.queue(owner);
   } else {
     owner.on_cancel();

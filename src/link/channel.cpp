@@ -8,6 +8,8 @@
 
 namespace hawser {
 
+using detail::link_core;
+
 namespace detail {
 
 // ---- what all operations share --------------------------------------------------------------
@@ -57,16 +59,14 @@ errc channel_core::ended_code() noexcept {
 }
 
 std::optional<message> channel_core::take() noexcept {
-  std::optional<message> taken;
-  if (auto next = wire().take(index_)) {
-    const std::uint32_t lane_and_flag =
-        next->lane | (next->reassembled ? link_core::reassembled_flag : 0);
-    taken.emplace(std::move(next->payload), next->header,
-                  next->lane % 2 == 1 ? lane::urgent : lane::normal,
-                  lease(*owner_, lane_and_flag, next->cost));
-    owner_->note_delivery();
-  }
-  return taken;
+  if (!wire().readable(index_)) return std::nullopt;
+  wire::inbound next = wire().take_next(index_);
+  const std::uint32_t lane_and_flag =
+      next.lane | (next.reassembled ? link_core::reassembled_flag : 0);
+  owner_->note_delivery();
+  return std::optional<message>(std::in_place, std::move(next.payload), next.header,
+                                next.lane % 2 == 1 ? lane::urgent : lane::normal,
+                                lease(*owner_, lane_and_flag, next.cost));
 }
 
 void channel_core::retry(waiter_list& waiting) noexcept {
@@ -114,8 +114,17 @@ void channel_core::flushed() noexcept {
 
 // ---- send -----------------------------------------------------------------------------------
 
+// Nearly always there is credit and room, and nobody waits: then this is all.
 bool channel::send_op::await_ready() noexcept {
-  return owner_->owner().at_home() && attempt();
+  link_core& link = owner_->owner();
+  if (!link.at_home()) return false;
+  if (!owner_->senders(lane_).empty() ||
+      !link.wire().send_quickly(owner_->lane_index(lane_), message_.bytes(), message_.header())) {
+    return attempt();
+  }
+  link.touch();
+  if (!borrows_) message_.let_go();
+  return true;
 }
 
 bool channel::send_op::attempt() noexcept {
@@ -127,7 +136,8 @@ bool channel::send_op::attempt() noexcept {
     return true;
   }
   if (owner_->senders(lane_).contains_others_before(*this)) return false;
-  const auto said = owns_ ? wire.send(index, owned_) : wire.send(index, borrowed_, header_);
+  const auto said = borrows_ ? wire.send(index, message_.bytes(), message_.header())
+                             : wire.send(index, message_);
   switch (said) {
     case wire::verdict::accepted:
       owner_->owner().touch();
@@ -159,10 +169,10 @@ void channel::send_op::on_cancel() noexcept {
 }
 
 void channel::send_op::keep_bytes() noexcept {
-  if (owns_ || started_) return;
+  if (!borrows_ || started_) return;
   try {
-    owned_ = message(shared_buffer(buffer::copy_of(borrowed_)), header_);
-    owns_ = true;
+    message_ = message(shared_buffer(buffer::copy_of(message_.bytes())), message_.header());
+    borrows_ = false;
   } catch (const std::bad_alloc&) {
     std::terminate();
   }

@@ -99,13 +99,14 @@ void link_core::pipe::start(platform::native_handle socket) {
     platform::apply(socket, {});
   }
   stream_ = owner_->home_.reactor().open(socket, *this);
+  owner_->open_pipes_ |= 1U << index_;
   owner_->sockets_.fetch_add(1, std::memory_order_relaxed);
   stream_->start_reading();
 }
 
 // What the system has taken at once makes room for more; others get their turn after a few.
 void link_core::pipe::flush() noexcept {
-  for (unsigned left = writes_a_flush; left != 0 && usable() && !writing_; --left) {
+  for (unsigned left = writes_a_flush; left != 0 && wants_flush(); --left) {
     const std::size_t count = owner_->machine_.gather(index_, stream::max_slices);
     if (count == 0) return;
     std::array<platform::io_slice, stream::max_slices> slices;
@@ -160,6 +161,7 @@ void link_core::pipe::on_written(std::error_code error) noexcept {
 
 void link_core::pipe::on_closed() noexcept {
   stream_.reset();
+  owner_->open_pipes_ &= ~(1U << index_);
   owner_->sockets_.fetch_sub(1, std::memory_order_relaxed);
   owner_->try_inert();
 }
@@ -246,7 +248,9 @@ void link_core::run_flush(work& item) noexcept {
 // The control pipe last: what the others have just framed may let it say END or CLOSE.
 void link_core::flush() noexcept {
   flush_queued_ = false;
-  for (std::size_t i = wire::pipe_count; i > 0; --i) pipes_[i - 1].flush();
+  for (unsigned left = open_pipes_; left != 0; left &= ~std::bit_floor(left)) {
+    pipes_[static_cast<std::size_t>(std::bit_width(left) - 1)].flush();
+  }
   // What left at once may have let others say something: a channel that has moved. Before
   // dispatch(), which may be our end.
   touch_for_output();
@@ -261,8 +265,8 @@ void link_core::settle() noexcept {
 
 void link_core::touch_for_output() noexcept {
   if (flush_queued_) return;
-  for (std::size_t i = 0; i < wire::pipe_count; ++i) {
-    if (pipes_[i].usable() && !pipes_[i].writing() && machine_.has_output(i)) return touch();
+  for (unsigned left = open_pipes_; left != 0; left &= left - 1) {
+    if (pipes_[static_cast<std::size_t>(std::countr_zero(left))].wants_flush()) return touch();
   }
 }
 

@@ -155,6 +155,9 @@ class link_core final : public component {
     [[nodiscard]] bool open() const noexcept { return stream_ != nullptr; }
     [[nodiscard]] bool usable() const noexcept { return stream_ != nullptr && !closing_; }
     [[nodiscard]] bool writing() const noexcept { return writing_; }
+    [[nodiscard]] bool wants_flush() const noexcept {
+      return usable() && !writing_ && owner_->machine_.has_output(index_);
+    }
     void start(platform::native_handle socket);
     void flush() noexcept;
     void close() noexcept;
@@ -215,6 +218,7 @@ class link_core final : public component {
   wire::machine machine_;
   std::array<channel_core, wire::channel_count> channels_;
   std::array<pipe, wire::pipe_count> pipes_;
+  unsigned open_pipes_ = 0;  // bit per pipe that has a stream
   std::array<std::unique_ptr<attacher>, wire::pipe_count> attachers_;
   link_timer timer_;
   link_timer attach_timer_;

@@ -298,6 +298,15 @@ inline constexpr std::uint64_t fixed_mask = 0xfdfc'ffff'0000'0000;  // but two b
 [[nodiscard]] constexpr std::size_t lane(std::uint64_t start) noexcept {
   return (start >> 47 & 6U) | (start >> 57 & 1U);
 }
+/// Of the frame, padding included.
+[[nodiscard]] constexpr std::size_t frame_bytes(std::uint64_t start) noexcept {
+  return align8(length_bytes + static_cast<std::uint32_t>(start));
+}
+/// Huge for a length that is too short.
+[[nodiscard]] constexpr std::size_t payload_bytes(std::uint64_t start) noexcept {
+  return static_cast<std::size_t>(static_cast<std::uint32_t>(start)) -
+         (prefix_bytes - length_bytes);
+}
 }  // namespace plain
 
 }  // namespace hawser::wire

@@ -34,6 +34,7 @@ machine::machine(const settings& local, clock::time_point now, bool server)
       now_(now),
       last_heard_(now),
       handshake_deadline_(now + local.handshake_timeout) {
+  out_[0].lanes = (1U << lane_count) - 1;
   for (std::size_t lane = 0; lane < lane_count; ++lane) {
     auto& window = local_.local.window[lane];
     window = std::max(window, first_credit[lane]);

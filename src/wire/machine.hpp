@@ -18,6 +18,7 @@
 #include "hawser/errc.hpp"
 #include "hawser/executor.hpp"
 #include "hawser/message.hpp"
+#include "wire/arrivals.hpp"
 #include "wire/frame.hpp"
 
 namespace hawser::wire {
@@ -36,22 +37,6 @@ struct settings {
   clock::duration close_timeout = std::chrono::seconds(5);
   clock::duration keepalive = std::chrono::seconds(20);
   clock::duration keepalive_timeout = std::chrono::seconds(20);
-};
-
-/// A message that has arrived whole.
-struct inbound {
-  inbound(std::size_t from, std::uint64_t credit) noexcept
-      : cost(credit), lane(static_cast<std::uint32_t>(from)) {}
-  /// Adopts a reference to `block`, in which `bytes` lie.
-  inbound(std::size_t from, std::uint64_t credit, detail::block* block,
-          std::span<const std::byte> bytes) noexcept
-      : payload(block, bytes), cost(credit), lane(static_cast<std::uint32_t>(from)) {}
-
-  shared_buffer payload;
-  message_header header;
-  std::uint64_t cost;  ///< give it back with release()
-  std::uint32_t lane;
-  bool reassembled = false;  ///< it came in slices: its cost is in the link's budget
 };
 
 /// What has happened since the last look: flags instead of callbacks, so that nothing re-enters.
@@ -134,7 +119,13 @@ class machine {
   /// when nobody writes any more.
   void drop_output() noexcept;
   /// Cheap: is it worth calling gather()?
-  [[nodiscard]] bool has_output(std::size_t pipe) noexcept;
+  [[nodiscard]] bool has_output(std::size_t pipe) noexcept {
+    const tx_pipe& out = out_[pipe];
+    if (out.in_flight != 0) return false;
+    if (!out.pieces.empty()) return true;
+    if (out.backlog == 0 && (pipe != 0 || !may_have_control())) return false;
+    return would_frame(pipe);
+  }
 
   // ---- pipes -----------------------------------------------------------------------------
 
@@ -145,6 +136,9 @@ class machine {
 
   // ---- application -----------------------------------------------------------------------
 
+  /// Copies the bytes of a small plain message if nothing stands in its way. False: ask send().
+  [[nodiscard]] bool send_quickly(std::size_t lane, std::span<const std::byte> bytes,
+                                  const message_header& header) noexcept;
   /// Copies the bytes, if accepted.
   [[nodiscard]] verdict send(std::size_t lane, std::span<const std::byte> bytes,
                              const message_header& header) noexcept;
@@ -161,11 +155,15 @@ class machine {
     return !arrived_[lane_of(channel, true)].empty() || !arrived_[lane_of(channel, false)].empty();
   }
   [[nodiscard]] std::optional<inbound> take(std::size_t channel) noexcept {
-    auto& urgent_lane = arrived_[lane_of(channel, true)];
-    if (!urgent_lane.empty()) return urgent_lane.take();
-    auto& normal = arrived_[lane_of(channel, false)];
-    if (!normal.empty()) return normal.take();
-    return std::nullopt;
+    if (!readable(channel)) return std::nullopt;
+    return take_next(channel);
+  }
+  /// The urgent first.
+  ///
+  /// Shape: readable().
+  [[nodiscard]] inbound take_next(std::size_t channel) noexcept {
+    const std::size_t lane = lane_of(channel, !arrived_[lane_of(channel, true)].empty());
+    return arrived_[lane].take(lane);
   }
   /// The peer has finished the channel and all of it was taken.
   [[nodiscard]] bool at_end(std::size_t channel) const noexcept;
@@ -229,7 +227,8 @@ class machine {
     std::uint64_t quick_until = 0;  // what may be spent on the short way
     std::size_t quick_bytes = 0;    // the largest message that may take it
     tx_pipe* quick_pipe = nullptr;
-    std::uint64_t granted = 0;   // by the peer, total
+    std::uint64_t quick_start = 0;  // of the frame of an empty message
+    std::uint64_t granted = 0;      // by the peer, total
     std::uint64_t reserved = 0;  // by accepted messages that are not in a pipe yet
     std::uint64_t accepted = 0;  // messages
     std::uint64_t framed = 0;    // messages whole in a pipe
@@ -259,6 +258,7 @@ class machine {
     std::uint64_t appended = 0;
     std::uint64_t written = 0;
     std::uint64_t in_flight_bytes = 0;
+    unsigned lanes = 0;    // bit per lane that rides here
     lane_numbers marks{};  // framed, by lane, when everything was gathered
     bool marked = false;
     std::size_t backlog = 0;  // messages in lanes that ride here
@@ -280,13 +280,13 @@ class machine {
   void queue(std::size_t lane, message&& owned, std::uint64_t reserve);
   void frame_now(std::size_t lane, std::span<const std::byte> bytes, const message_header& header);
   [[nodiscard]] bool may_frame_now(std::size_t lane) const noexcept;
-  [[nodiscard]] bool send_quickly(std::size_t lane, std::span<const std::byte> bytes,
-                                  const message_header& header) noexcept;
+  [[nodiscard]] bool send_in_new_piece(tx_lane& to, std::span<const std::byte> bytes,
+                                       std::size_t padded) noexcept;
   [[nodiscard]] verdict send_with_care(std::size_t lane, std::span<const std::byte> bytes,
                                        const message_header& header, bool may_start) noexcept;
   [[nodiscard]] bool open_way(tx_lane& to, std::size_t lane) noexcept;
   void close_ways() noexcept;
-  static void frame_plain(tx_lane& to, std::size_t lane, std::span<const std::byte> bytes,
+  static void frame_plain(tx_lane& to, std::span<const std::byte> bytes,
                           std::size_t padded, std::byte* frame) noexcept;
   [[nodiscard]] std::size_t quick_limit() const noexcept;
   [[nodiscard]] static std::size_t unsent(const tx_pipe& pipe) noexcept {
@@ -303,6 +303,11 @@ class machine {
   [[nodiscard]] std::size_t next_slice(std::size_t lane) const noexcept;
   void frame_slice(std::size_t lane);
   void settle_growth(std::size_t lane) noexcept;
+  [[nodiscard]] bool may_have_control() const noexcept {
+    return grants_due_ != 0 || unsaid_ || pong_due_.has_value();
+  }
+  [[nodiscard]] bool would_frame(std::size_t pipe) const noexcept;
+  void finish_moves() noexcept;
   [[nodiscard]] bool drained(std::size_t channel) const noexcept;
   [[nodiscard]] bool may_end(std::size_t channel) const noexcept;
   void use(std::size_t channel) noexcept {
@@ -367,6 +372,8 @@ class machine {
   [[nodiscard]] bool plausible(std::size_t length);
   [[nodiscard]] std::size_t plain_frames(std::size_t pipe, std::span<const std::byte> bytes,
                                          detail::block* block);
+  [[nodiscard]] static plain_run run_at(const rx_lane& to, std::size_t pipe,
+                                        std::span<const std::byte> bytes) noexcept;
   [[nodiscard]] bool open_way(rx_lane& to, std::size_t lane) noexcept;
   void handle_frame(std::size_t pipe, std::span<const std::byte> frame, detail::block* block);
   void handle_data(std::size_t pipe, std::span<const std::byte> frame, detail::block* block);
@@ -416,13 +423,14 @@ class machine {
   std::array<tx_lane, lane_count> tx_;
   std::array<tx_pipe, pipe_count> out_;
   std::array<tx_channel, channel_count> tx_channel_;
-  std::array<detail::ring<inbound>, lane_count> arrived_;  // whole, and not taken yet
+  std::array<arrivals, lane_count> arrived_;  // whole, and not taken yet
   std::array<rx_lane, lane_count> rx_;
   std::array<rx_pipe, pipe_count> in_;
   std::array<rx_channel, channel_count> rx_channel_;
   std::array<bool, pipe_count> pipe_open_{true, false, false, false};
 
   unsigned grants_due_ = 0;  // bit per lane
+  unsigned moving_ = 0;      // channels with MOVED in pipe 0
   bool unsaid_ = false;      // a MOVED, END or CLOSE may be due
   std::optional<wire::closing> peer_close_;
   std::size_t reassembly_in_use_ = 0;
@@ -442,5 +450,31 @@ class machine {
   clock::time_point handshake_deadline_;
   clock::time_point close_deadline_ = clock::time_point::max();
 };
+
+inline void machine::frame_plain(tx_lane& to, std::span<const std::byte> bytes,
+                                 std::size_t padded, std::byte* frame) noexcept {
+  store_little_endian<std::uint64_t>(frame + padded - sizeof(std::uint64_t), 0);  // the padding
+  store_little_endian(frame, to.quick_start + bytes.size());
+  if (!bytes.empty()) std::memcpy(frame + plain::prefix_bytes, bytes.data(), bytes.size());
+  to.spent += padded + message_overhead;
+  ++to.accepted;
+  ++to.framed;
+}
+
+inline bool machine::send_quickly(std::size_t lane, std::span<const std::byte> bytes,
+                                  const message_header& header) noexcept {
+  tx_lane& to = tx_[lane];
+  const std::size_t padded = align8(plain::prefix_bytes + bytes.size());
+  if (header.id != 0 || header.encoding != codec::raw || bytes.size() > to.quick_bytes ||
+      to.spent + padded + message_overhead > to.quick_until) {
+    return false;
+  }
+  tx_pipe& pipe = *to.quick_pipe;
+  if (padded > static_cast<std::size_t>(pipe.until - pipe.next)) {
+    return send_in_new_piece(to, bytes, padded);
+  }
+  frame_plain(to, bytes, padded, std::exchange(pipe.next, pipe.next + padded));
+  return true;
+}
 
 }  // namespace hawser::wire

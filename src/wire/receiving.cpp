@@ -83,33 +83,50 @@ std::size_t machine::plain_frames(std::size_t pipe, std::span<const std::byte> b
                                   detail::block* block) {
   const std::byte* at = bytes.data();
   const std::byte* const end = at + bytes.size();
-  bool shared = block->pinned_by == pins_;
   if (reinterpret_cast<std::uintptr_t>(at) % 8 != 0) return 0;
   while (static_cast<std::size_t>(end - at) >= frame_start_bytes) {
     const auto start = load_little_endian<std::uint64_t>(at);
-    const std::size_t length = static_cast<std::uint32_t>(start);
-    const std::size_t padded = align8(length_bytes + length);
-    if (!plain::matches(start) || padded > static_cast<std::size_t>(end - at)) break;
+    if (!plain::matches(start)) break;
     const std::size_t lane = plain::lane(start);
     rx_lane& to = rx_[lane];
-    const std::size_t payload = length - (plain::prefix_bytes - length_bytes);  // huge if too short
-    const std::uint64_t cost = padded + message_overhead;
-    const auto usual = [&] {
-      return payload - 1 < to.quick_bytes && to.arrived + cost <= to.quick_until &&
-             to.quick_pipe == pipe;
-    };
-    if (!usual() && (!open_way(to, lane) || !usual())) break;
-    if (!shared && !can_share(block)) break;
-    shared = true;
-    arrived_[lane].emplace(lane, cost, block,
-                           std::span<const std::byte>(at + plain::prefix_bytes, payload));
-    ++shares_;
-    to.arrived += cost;
-    ++to.received;
+    plain_run run = run_at(to, pipe, {at, end});
+    if (run.left == 0 && open_way(to, lane)) run = run_at(to, pipe, {at, end});
+    if (run.left == 0 || !can_share(block)) break;
+    const std::byte* const after = std::exchange(run.next, at);
+    run.block = block;
+    arrived_[lane].add(run);
+    shares_ += run.left;
+    to.arrived += static_cast<std::size_t>(after - at) + run.left * message_overhead;
+    to.received += run.left;
     happened_.readable |= 1U << (lane / 2);
-    at += padded;
+    at = after;
   }
   return static_cast<std::size_t>(at - bytes.data());
+}
+
+// How many plain frames of one lane begin here, and where they end: what they cost is within what
+// may come on the short way.
+plain_run machine::run_at(const rx_lane& to, std::size_t pipe,
+                          std::span<const std::byte> bytes) noexcept {
+  plain_run run{.next = bytes.data()};
+  if (to.quick_pipe != pipe) return run;
+  const std::byte* const end = bytes.data() + bytes.size();
+  auto start = load_little_endian<std::uint64_t>(run.next);
+  const auto same_lane = start >> 32;
+  std::uint64_t arrived = to.arrived;
+  do {
+    const std::size_t padded = plain::frame_bytes(start);
+    arrived += padded + message_overhead;
+    if (padded > static_cast<std::size_t>(end - run.next) ||
+        plain::payload_bytes(start) - 1 >= to.quick_bytes || arrived > to.quick_until) {
+      break;
+    }
+    run.next += padded;
+    ++run.left;
+    if (static_cast<std::size_t>(end - run.next) < frame_start_bytes) break;
+    start = load_little_endian<std::uint64_t>(run.next);
+  } while (start >> 32 == same_lane);
+  return run;
 }
 
 bool machine::open_way(rx_lane& to, std::size_t lane) noexcept {
@@ -430,7 +447,7 @@ bool machine::check_data(std::size_t pipe, const data_header& header, std::size_
 inbound& machine::deliver(std::size_t lane, const data_header& header, std::uint64_t cost) {
   rx_lane& to = rx_[lane];
   const std::size_t channel = lane / 2;
-  inbound& whole = arrived_[lane].emplace(lane, cost);
+  inbound& whole = arrived_[lane].add(lane, cost);
   whole.header = {header.id, static_cast<codec>(header.codec)};
   ++to.received;
   happened_.readable |= 1U << channel;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sending half of wire::machine: credit, lanes, slices, and which frame goes next.
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -98,6 +99,7 @@ bool machine::open_way(tx_lane& to, std::size_t lane) noexcept {
   to.quick_until = to.granted - to.reserved;
   to.quick_bytes = std::min<std::size_t>(copy_below - 1, peer_.message_bytes[channel]);
   to.quick_pipe = &pipe;
+  to.quick_start = plain::start(lane, 0);
   return true;
 }
 
@@ -105,28 +107,17 @@ void machine::close_ways() noexcept {
   for (auto& lane : tx_) lane.quick_until = 0;
 }
 
-inline void machine::frame_plain(tx_lane& to, std::size_t lane, std::span<const std::byte> bytes,
-                                 std::size_t padded, std::byte* frame) noexcept {
-  store_little_endian<std::uint64_t>(frame + padded - sizeof(std::uint64_t), 0);  // the padding
-  store_little_endian(frame, plain::start(lane, bytes.size()));
-  if (!bytes.empty()) std::memcpy(frame + plain::prefix_bytes, bytes.data(), bytes.size());
-  to.spent += padded + message_overhead;
-  ++to.accepted;
-  ++to.framed;
-}
-
-inline bool machine::send_quickly(std::size_t lane, std::span<const std::byte> bytes,
-                                  const message_header& header) noexcept {
-  tx_lane& to = tx_[lane];
-  const std::size_t padded = align8(plain::prefix_bytes + bytes.size());
-  if (header.id != 0 || header.encoding != codec::raw || bytes.size() > to.quick_bytes ||
-      to.spent + padded + message_overhead > to.quick_until) {
-    return false;
-  }
+// The way is open; all that is missing is memory behind the last piece.
+bool machine::send_in_new_piece(tx_lane& to, std::span<const std::byte> bytes,
+                                std::size_t padded) noexcept {
   tx_pipe& pipe = *to.quick_pipe;
-  if (padded > static_cast<std::size_t>(pipe.until - pipe.next)) return false;
-  frame_plain(to, lane, bytes, padded, std::exchange(pipe.next, pipe.next + padded));
-  return true;
+  if (unsent(pipe) >= quick_limit()) return false;
+  try {
+    frame_plain(to, bytes, padded, room(pipe, padded));
+    return true;
+  } catch (const std::bad_alloc&) {
+    return false;  // who takes more care fails for the same reason, and says so
+  }
 }
 
 verdict machine::send(std::size_t lane, std::span<const std::byte> bytes,
@@ -153,7 +144,7 @@ verdict machine::send_with_care(std::size_t lane, std::span<const std::byte> byt
       // The first use of a channel is noticed where it is looked for, not on the short way.
       if (!server_ && channel != 0 && !tx_channel_[channel].used) to.quick_until = 0;
       if (fits) {
-        frame_plain(to, lane, bytes, padded, room(*to.quick_pipe, padded));
+        frame_plain(to, bytes, padded, room(*to.quick_pipe, padded));
         return verdict::accepted;
       }
     }
@@ -320,7 +311,10 @@ std::size_t machine::gather(std::size_t pipe, std::size_t most) noexcept {
   out.marked = out.in_flight == out.pieces.size();
   if (out.marked) {
     out.in_flight_bytes = out.unsent_bytes;
-    for (std::size_t lane = 0; lane < lane_count; ++lane) out.marks[lane] = tx_[lane].framed;
+    for (unsigned left = out.lanes; left != 0; left &= left - 1) {
+      const auto lane = static_cast<std::size_t>(std::countr_zero(left));
+      out.marks[lane] = tx_[lane].framed;
+    }
   } else {
     for (std::size_t i = 0; i < out.in_flight; ++i) {
       out.in_flight_bytes += out.pieces.at(i).bytes.size();
@@ -337,21 +331,29 @@ void machine::written(std::size_t pipe) noexcept {
   }
   out.unsent_bytes -= out.in_flight_bytes;
   out.written += out.in_flight_bytes;
-  for (std::size_t lane = 0; lane < lane_count; ++lane) {
-    tx_channel& channel = tx_channel_[lane / 2];
-    if (channel.pipe != pipe) continue;
+  for (unsigned left = out.lanes; left != 0; left &= left - 1) {
+    const auto lane = static_cast<std::size_t>(std::countr_zero(left));
     if (out.marked && tx_[lane].sent < out.marks[lane]) {
       tx_[lane].sent = out.marks[lane];
       happened_.flushed |= 1U << (lane / 2);
     }
     if (std::exchange(tx_[lane].blocked, false)) happened_.writable |= 1U << (lane / 2);
   }
-  if (pipe != 0) return;
+  if (pipe == 0 && moving_ != 0) finish_moves();
+}
+
+// Whose MOVED is with the system rides on its own pipe from now on.
+void machine::finish_moves() noexcept {
+  tx_pipe& out = out_[0];
   for (std::size_t channel = 1; channel < channel_count; ++channel) {
     tx_channel& state = tx_channel_[channel];
     if (!state.moving || out.written < state.move_position) continue;
     state.moving = false;
+    --moving_;
     state.pipe = channel;
+    const unsigned lanes = 3U << lane_of(channel, false);
+    out.lanes &= ~lanes;
+    out_[channel].lanes |= lanes;
     for (const std::size_t lane : {lane_of(channel, false), lane_of(channel, true)}) {
       // All that was framed lies before MOVED; the old pipe does not mark these lanes any more.
       if (std::exchange(tx_[lane].sent, tx_[lane].framed) != tx_[lane].framed) {
@@ -381,12 +383,10 @@ void machine::drop_output() noexcept {
   for (auto& pipe : in_) pipe = {};
 }
 
-bool machine::has_output(std::size_t pipe) noexcept {
-  const tx_pipe& out = out_[pipe];
-  if (out.in_flight != 0) return false;
-  if (!out.pieces.empty()) return true;
+// Nothing is framed; is there what gather() would frame?
+bool machine::would_frame(std::size_t pipe) const noexcept {
   if (ended()) return false;
-  if (out.backlog != 0 && next_lane(pipe).has_value()) return true;
+  if (out_[pipe].backlog != 0 && next_lane(pipe).has_value()) return true;
   if (pipe != 0 || !established_) return false;
   if (grants_due_ != 0 || pong_due_.has_value()) return true;
   if (!unsaid_) return false;
@@ -450,6 +450,7 @@ void machine::pump_control() {
     if (state.move_wanted && !closing_) {
       append(0, encode_moved(channel, channel, normal.framed + 1, urgent_lane.framed + 1));
       state.moving = true;
+      ++moving_;
       state.move_position = out_[0].appended;
     }
     state.move_wanted = false;
