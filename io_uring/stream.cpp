@@ -17,7 +17,7 @@ namespace {
 
 // A worker that reads inline answers what it has read before it reads on: small reads let both
 // sides of a busy link work at the same time.
-constexpr std::size_t inline_bytes = 8 << 10;
+constexpr std::size_t inline_bytes = 9 << 10;
 
 }  // namespace
 
