@@ -443,11 +443,13 @@ class [[nodiscard]] channel::recv_op final : public detail::channel_operation {
   [[nodiscard]] bool await_ready() noexcept;
   [[nodiscard]] std::optional<message> await_resume() {
     if (code_ != errc{}) why().raise();
-    return waits_in_queue_ ? take() : std::move(message_);
+    if (waits_in_queue_) return take();
+    return std::move(message_);
   }
   [[nodiscard]] result<std::optional<message>> await_result() {
     if (code_ != errc{}) return why();
-    return waits_in_queue_ ? take() : std::move(message_);
+    if (waits_in_queue_) return take();
+    return std::move(message_);
   }
 
  private:

@@ -59,13 +59,18 @@ errc channel_core::ended_code() noexcept {
 }
 
 std::optional<message> channel_core::take() noexcept {
-  if (!wire().readable(index_)) return std::nullopt;
-  wire::inbound next = wire().take_next(index_);
+  if (!has_message()) return std::nullopt;
+  return take_next();
+}
+
+std::optional<message> channel_core::take_next() noexcept {
+  const bool is_urgent = !arrived_[1]->empty();
+  owner_->note_delivery();
+  wire::inbound next = arrived_[is_urgent ? 1 : 0]->take(wire::lane_of(index_, is_urgent));
   const std::uint32_t lane_and_flag =
       next.lane | (next.reassembled ? link_core::reassembled_flag : 0);
-  owner_->note_delivery();
   return std::optional<message>(std::in_place, std::move(next.payload), next.header,
-                                next.lane % 2 == 1 ? lane::urgent : lane::normal,
+                                is_urgent ? lane::urgent : lane::normal,
                                 lease(*owner_, lane_and_flag, next.cost));
 }
 
@@ -294,12 +299,12 @@ void channel::finish_op::on_cancel() noexcept {
 // Nothing can come between this and await_resume(), which follows at once.
 bool channel::recv_op::await_ready() noexcept {
   if (!owner_->owner().at_home()) return false;
-  waits_in_queue_ = owner_->wire().readable(owner_->index());
+  waits_in_queue_ = owner_->has_message();
   return waits_in_queue_ || owner_->nothing_left(*this);
 }
 
 std::optional<message> channel::recv_op::take() noexcept {
-  return owner_->take();
+  return owner_->take_next();
 }
 
 bool channel::recv_op::attempt() noexcept {

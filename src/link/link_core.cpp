@@ -443,13 +443,16 @@ void link_core::end_visit() noexcept {
 }
 
 void link_core::release_message(std::uint32_t lane_and_flag, std::uint64_t cost) noexcept {
+  if (!at_home() || inert_) return release_elsewhere(lane_and_flag, cost);
+  const bool reassembled = (lane_and_flag & reassembled_flag) != 0;
+  ++released_;
+  if (machine_.release(lane_and_flag & ~reassembled_flag, cost, reassembled)) touch();
+}
+
+// Not on home's thread, or when the link is only memory.
+void link_core::release_elsewhere(std::uint32_t lane_and_flag, std::uint64_t cost) noexcept {
   const bool reassembled = (lane_and_flag & reassembled_flag) != 0;
   const std::size_t lane = lane_and_flag & ~reassembled_flag;
-  if (at_home() && !inert_) {
-    ++released_;
-    if (machine_.release(lane, cost, reassembled)) touch();
-    return;
-  }
   {
     const std::lock_guard guard(mutex_);
     ++returned_.messages;

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 
+#include "core/current_executor.hpp"
 #include "exec/worker.hpp"
 #include "hawser/link.hpp"
 #include "link/waiters.hpp"
@@ -35,10 +36,7 @@ class channel_core {
   channel_core(const channel_core&) = delete;
   channel_core& operator=(const channel_core&) = delete;
 
-  void bind(link_core& owner, std::size_t index) noexcept {
-    owner_ = &owner;
-    index_ = index;
-  }
+  inline void bind(link_core& owner, std::size_t index) noexcept;
   [[nodiscard]] link_core& owner() const noexcept { return *owner_; }
   [[nodiscard]] channel& api() noexcept { return api_; }
   [[nodiscard]] std::size_t index() const noexcept { return index_; }
@@ -53,6 +51,13 @@ class channel_core {
 
   // For the operations.
   [[nodiscard]] std::optional<message> take() noexcept;
+  /// Never nothing; made where the caller wants it.
+  ///
+  /// Shape: has_message().
+  [[nodiscard]] std::optional<message> take_next() noexcept;
+  [[nodiscard]] bool has_message() const noexcept {
+    return !arrived_[0]->empty() || !arrived_[1]->empty();
+  }
   [[nodiscard]] inline wire::machine& wire() noexcept;
   [[nodiscard]] errc ended_code() noexcept;  // for one that cannot go on
   void wait_to_receive(channel_operation& one) noexcept;
@@ -72,7 +77,8 @@ class channel_core {
  private:
   link_core* owner_ = nullptr;
   std::size_t index_ = 0;
-  std::array<waiter_list, 2> senders_;  // by lane
+  std::array<waiter_list, 2> senders_;           // by lane
+  std::array<wire::arrivals*, 2> arrived_{};     // the machine's, by lane
   channel api_;
 };
 
@@ -117,7 +123,7 @@ class link_core final : public component {
   }
 
   // ---- home's thread ---------------------------------------------------------------------
-  [[nodiscard]] bool at_home() const noexcept { return worker::current() == &home_; }
+  [[nodiscard]] bool at_home() const noexcept { return current_executor == &home_; }
   [[nodiscard]] wire::machine& wire() noexcept { return machine_; }
   [[nodiscard]] const link_options& options() const noexcept { return options_; }
   /// Starts pipe 0.
@@ -202,6 +208,8 @@ class link_core final : public component {
   void rearm() noexcept;
   void try_inert() noexcept;
   void start_attach(std::size_t channel) noexcept;
+  [[gnu::noinline]] void release_elsewhere(std::uint32_t lane_and_flag,
+                                           std::uint64_t cost) noexcept;
   void collect() noexcept;
   void dropped() noexcept;
   [[nodiscard]] bool unneeded() const noexcept;  // under mutex_
@@ -245,6 +253,14 @@ class link_core final : public component {
 
 inline wire::machine& channel_core::wire() noexcept {
   return owner_->wire();
+}
+
+inline void channel_core::bind(link_core& owner, std::size_t index) noexcept {
+  owner_ = &owner;
+  index_ = index;
+  for (const bool is_urgent : {false, true}) {
+    arrived_[is_urgent ? 1 : 0] = &owner.wire().arrived(wire::lane_of(index, is_urgent));
+  }
 }
 
 [[nodiscard]] wire::settings make_settings(const link_options& options);

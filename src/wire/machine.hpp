@@ -155,16 +155,13 @@ class machine {
     return !arrived_[lane_of(channel, true)].empty() || !arrived_[lane_of(channel, false)].empty();
   }
   [[nodiscard]] std::optional<inbound> take(std::size_t channel) noexcept {
-    if (!readable(channel)) return std::nullopt;
-    return take_next(channel);
+    for (const std::size_t lane : {lane_of(channel, true), lane_of(channel, false)}) {
+      if (!arrived_[lane].empty()) return arrived_[lane].take(lane);
+    }
+    return std::nullopt;
   }
-  /// The urgent first.
-  ///
-  /// Shape: readable().
-  [[nodiscard]] inbound take_next(std::size_t channel) noexcept {
-    const std::size_t lane = lane_of(channel, !arrived_[lane_of(channel, true)].empty());
-    return arrived_[lane].take(lane);
-  }
+  /// The messages of a lane that wait to be taken; may be taken there.
+  [[nodiscard]] arrivals& arrived(std::size_t lane) noexcept { return arrived_[lane]; }
   /// The peer has finished the channel and all of it was taken.
   [[nodiscard]] bool at_end(std::size_t channel) const noexcept;
   /// True: something may have to be written now.
