@@ -2,7 +2,6 @@
 #include "bench.hpp"
 
 #include <fcntl.h>
-#include <getopt.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sched.h>
@@ -76,8 +75,6 @@ namespace bench {
 namespace {
 
 namespace fs = std::filesystem;
-using namespace std::chrono_literals;
-using seconds = std::chrono::duration<double>;
 
 [[noreturn]] void fail(const std::string& what) {
   throw std::system_error(errno, std::generic_category(), what);
@@ -183,17 +180,6 @@ class neighbours {
   std::vector<int> pids_;
 };
 
-std::vector<int> allowed_cores() {
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  if (::sched_getaffinity(0, sizeof allowed, &allowed) != 0) fail("sched_getaffinity");
-  std::vector<int> cores;
-  for (int core = 0; core < CPU_SETSIZE; ++core) {
-    if (CPU_ISSET(core, &allowed)) cores.push_back(core);
-  }
-  return cores;
-}
-
 // Threads that are started later inherit it. Without permission the run is unpinned.
 void pin_to(int core) {
   cpu_set_t only;
@@ -201,6 +187,21 @@ void pin_to(int core) {
   CPU_SET(core, &only);
   static_cast<void>(::sched_setaffinity(0, sizeof only, &only));
 }
+
+/// Once it ends, this thread may run again where it might before.
+class kept_affinity {
+ public:
+  kept_affinity() noexcept {
+    CPU_ZERO(&before_);
+    static_cast<void>(::sched_getaffinity(0, sizeof before_, &before_));
+  }
+  ~kept_affinity() { static_cast<void>(::sched_setaffinity(0, sizeof before_, &before_)); }
+  kept_affinity(const kept_affinity&) = delete;
+  kept_affinity& operator=(const kept_affinity&) = delete;
+
+ private:
+  cpu_set_t before_;
+};
 
 // Of the whole process and up to now, also while it runs elsewhere.
 std::chrono::nanoseconds cpu_time_of(int pid) {
@@ -226,156 +227,58 @@ constexpr std::string_view usage =
   --all            every benchmark of this program once
 )";
 
-enum class action : std::uint8_t { run, serve, list, all, help };
-
-struct command {
-  action what = action::run;
-  client_seat::plan plan;
-  std::string folder;              // of the server's socket file
-  std::vector<std::string> words;  // BENCH CASE IMPL
+// What only these programs are told.
+struct told {
+  double rate = 10'000;
+  std::string folder;  // of the server's socket file; empty in a client
 };
-
-double positive_number(const char* text) {
-  char* end = nullptr;
-  const double value = std::strtod(text, &end);
-  if (end == text || *end != '\0' || !(value > 0)) {
-    throw std::invalid_argument("'" + std::string(text) + "' is not a positive number");
-  }
-  return value;
-}
-
-command parse(int argc, char** argv) {
-  static const std::array<option, 8> known{{{"seconds", required_argument, nullptr, 's'},
-                                            {"count", required_argument, nullptr, 'c'},
-                                            {"rate", required_argument, nullptr, 'r'},
-                                            {"serve", required_argument, nullptr, 'S'},
-                                            {"list", no_argument, nullptr, 'l'},
-                                            {"all", no_argument, nullptr, 'a'},
-                                            {"help", no_argument, nullptr, 'h'},
-                                            {nullptr, 0, nullptr, 0}}};
-  command parsed;
-  for (int found = 0; (found = ::getopt_long(argc, argv, "h", known.data(), nullptr)) != -1;) {
-    switch (found) {
-      case 's':
-        parsed.plan.wanted = seconds(positive_number(optarg));
-        break;
-      case 'c':
-        parsed.plan.fixed_count = static_cast<std::uint64_t>(positive_number(optarg));
-        break;
-      case 'r':
-        parsed.plan.rate = positive_number(optarg);
-        break;
-      case 'S':
-        parsed.what = action::serve;
-        parsed.folder = optarg;
-        break;
-      case 'l':
-        parsed.what = action::list;
-        break;
-      case 'a':
-        parsed.what = action::all;
-        break;
-      case 'h':
-        parsed.what = action::help;
-        break;
-      default:
-        throw std::invalid_argument("try --help");
-    }
-  }
-  parsed.words.assign(argv + optind, argv + argc);
-  const bool named = parsed.what == action::run || parsed.what == action::serve;
-  if (parsed.words.size() != (named ? 3 : 0)) throw std::invalid_argument("try --help");
-  return parsed;
-}
-
-// ---- roads and entries ------------------------------------------------------------------------
-
-constexpr std::array roads{road::tcp, road::unix_socket};
-
-std::string_view name_of(road via) {
-  return via == road::tcp ? "tcp" : "unix";
-}
-
-std::string title_of(const entry& asked, road via) {
-  return std::string(asked.asked->name) + " " + std::string(name_of(via)) + " " +
-         std::string(asked.impl);
-}
-
-struct choice {
-  const entry* chosen;
-  road via;
-};
-
-choice choose(std::span<const entry> entries, const std::vector<std::string>& words) {
-  for (const auto& candidate : entries) {
-    for (const auto via : roads) {
-      const std::array<std::string_view, 3> key{candidate.asked->name, name_of(via),
-                                                candidate.impl};
-      if (std::equal(key.begin(), key.end(), words.begin())) return {&candidate, via};
-    }
-  }
-  throw std::invalid_argument("no benchmark '" + words[0] + " " + words[1] + " " + words[2] +
-                              "' here: --list names them");
-}
-
-void print_list(std::span<const entry> entries) {
-  const auto cores = allowed_cores().size();
-  for (const auto& one : entries) {
-    if (one.cores > cores) continue;
-    for (const auto via : roads) std::printf("%s\n", title_of(one, via).c_str());
-  }
-}
 
 // ---- the two roles ----------------------------------------------------------------------------
 
-void serve(const choice& what, const std::string& folder) {
-  if (const auto cores = allowed_cores(); cores.size() > 1) pin_to(cores[0]);
-  server_seat seat(*what.chosen->asked, what.via, folder + "/socket");
-  what.chosen->serve(seat);
+constexpr std::array roads{road::tcp, road::unix_socket};
+
+std::string name_of(road via) {
+  return via == road::tcp ? "tcp" : "unix";
 }
 
-void print_sample(const choice& what, const client_seat::sample& one) {
-  const std::string bench(what.chosen->asked->name);
-  const std::string impl(what.chosen->impl);
-  const std::string via(name_of(what.via));
-  std::printf(R"({"bench":"%s","case":"%s","impl":"%s","metric":"%s","unit":"%s","value":%.6g})"
-              "\n",
-              bench.c_str(), via.c_str(), impl.c_str(), one.metric.c_str(), one.unit.c_str(),
-              one.value);
+struct run {
+  const entry* of;
+  road via;
+
+  [[nodiscard]] std::array<std::string, 3> name() const {
+    return {std::string(of->asked->name), name_of(via), std::string(of->impl)};
+  }
+};
+
+void serve(const run& what, const std::string& folder) {
+  if (const auto cores = allowed_cores(); cores.size() > 1) pin_to(cores[0]);
+  server_seat seat(*what.of->asked, what.via, folder + "/socket");
+  what.of->serve(seat);
 }
 
 // Only this process is pinned to the client's core, and only after the others were started.
-void measure(const choice& what, const char* program, client_seat::plan plan) {
+std::vector<sample> measure(const run& what, const char* program, const client_seat::plan& plan) {
+  const kept_affinity everywhere;
   const scratch_folder folder;
-  const neighbours others(what.chosen->asked->neighbours);
+  const auto& asked = *what.of->asked;
+  const neighbours others(asked.neighbours);
   const auto cores = allowed_cores();
-  server_process server({program, std::string(what.chosen->asked->name),
-                         std::string(name_of(what.via)), std::string(what.chosen->impl), "--serve",
-                         folder.path()});
-  if (cores.size() > 1) pin_to(cores[what.chosen->asked->one_core ? 0 : 1]);
-  client_seat seat(*what.chosen->asked, what.via, server.address(), server.pid(), plan);
-  what.chosen->call(seat);
-  for (const auto& one : seat.samples()) print_sample(what, one);
+  const auto [bench, via, impl] = what.name();
+  server_process server({program, bench, via, impl, "--serve", folder.path()});
+  if (cores.size() > 1) pin_to(cores[asked.one_core ? 0 : 1]);
+  client_seat seat(asked, what.via, server.address(), server.pid(), plan);
+  what.of->call(seat);
+  return seat.samples();
 }
 
-void measure_all(std::span<const entry> entries, const char* program, client_seat::plan plan) {
-  const auto cores = allowed_cores().size();
-  cpu_set_t everywhere;
-  ::sched_getaffinity(0, sizeof everywhere, &everywhere);
-  for (const auto& one : entries) {
-    if (one.cores > cores) continue;
-    for (const auto via : roads) {
-      ::sched_setaffinity(0, sizeof everywhere, &everywhere);
-      measure({&one, via}, program, plan);
-    }
-  }
+std::vector<sample> play(const run& what, const char* program, const run_plan& plan,
+                         const told& more) {
+  if (more.folder.empty()) return measure(what, program, {plan, more.rate});
+  serve(what, more.folder);
+  return {};
 }
 
 // ---- figures ----------------------------------------------------------------------------------
-
-double microseconds(clock::duration time) {
-  return std::chrono::duration<double, std::micro>(time).count();
-}
 
 bool records_times(figure asked) noexcept {
   return asked == figure::round_trip || asked == figure::offered_load ||
@@ -399,14 +302,6 @@ void set_alarm(int descriptor, std::chrono::nanoseconds since_boot) {
 }
 
 }  // namespace
-
-double percentile_us(std::vector<clock::duration> times, double share) {
-  if (times.empty()) throw std::logic_error("no round trip was recorded");
-  const auto rank = static_cast<std::size_t>(share * static_cast<double>(times.size() - 1));
-  const auto at = times.begin() + static_cast<std::ptrdiff_t>(rank);
-  std::nth_element(times.begin(), at, times.end());
-  return microseconds(*at);
-}
 
 alarm::alarm() : descriptor_(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)) {
   if (descriptor_ < 0) fail("timerfd_create");
@@ -440,12 +335,14 @@ void server_seat::announce(std::string_view address) const {
 }
 
 client_seat::client_seat(const question& asked, road via, std::string address, int server_pid,
-                         plan planned)
+                         const plan& planned)
     : asked_(&asked),
       road_(via),
       address_(std::move(address)),
       server_pid_(server_pid),
-      plan_(planned) {}
+      rate_(planned.rate),
+      rounds_(planned, {asked.smallest_round, asked.largest_round,
+                        asked.asked == figure::offered_load ? planned.rate : 0}) {}
 
 client_seat::instant client_seat::look() const {
   return {clock::now(), cpu_time_of(::getpid()), cpu_time_of(server_pid_)};
@@ -453,42 +350,20 @@ client_seat::instant client_seat::look() const {
 
 std::uint64_t client_seat::next_round() {
   end_ = look();
-  if (counts_) return 0;
-  if (plan_.fixed_count != 0) {
-    counts_ = true;
-    count_ = plan_.fixed_count;
-  } else if (asked_->asked == figure::offered_load) {
-    counts_ = count_ != 0;
-    const double messages = plan_.rate * plan_.wanted.count() / (counts_ ? 1 : 8);
-    count_ = std::max(static_cast<std::uint64_t>(messages), asked_->smallest_round);
-  } else if (count_ == 0) {
-    count_ = asked_->smallest_round;
-  } else {
-    const seconds taken = end_.time - begin_.time;
-    const auto next = count_after(taken);
-    counts_ = taken > plan_.wanted / 8 || next == asked_->largest_round;
-    count_ = next;
-  }
+  const auto count = rounds_.next(end_.time - begin_.time);
+  if (count == 0) return 0;
   times_.clear();
-  if (records_times(asked_->asked)) times_.reserve(count_);
+  if (records_times(asked_->asked)) times_.reserve(count);
   begin_ = look();
-  return count_;
-}
-
-// At most 16 times the last round: the first ones are slower than what follows.
-std::uint64_t client_seat::count_after(seconds taken) const {
-  const double factor = std::clamp(plan_.wanted / std::max(taken, seconds(1us)), 0.01, 16.0);
-  const auto count = static_cast<std::uint64_t>(factor * static_cast<double>(count_));
-  const auto most = asked_->largest_round == 0 ? count : asked_->largest_round;
-  return std::clamp(count, asked_->smallest_round, std::max(most, asked_->smallest_round));
+  return count;
 }
 
 double client_seat::messages_per_second() const noexcept {
-  return static_cast<double>(count_) / seconds(end_.time - begin_.time).count();
+  return static_cast<double>(rounds_.count()) / seconds(end_.time - begin_.time).count();
 }
 
-std::vector<client_seat::sample> client_seat::samples() {
-  if (!counts_) throw std::logic_error("the client left before its last round");
+std::vector<sample> client_seat::samples() {
+  if (!rounds_.counts()) throw std::logic_error("the client left before its last round");
   std::vector<sample> all;
   if (records_times(asked_->asked)) {
     all.push_back({"p50", "us", percentile_us(times_, 0.50)});
@@ -501,7 +376,7 @@ std::vector<client_seat::sample> client_seat::samples() {
       all.push_back({"throughput", "messages/s", messages_per_second()});
       break;
     case figure::offered_load:
-      all.push_back({"offered", "messages/s", plan_.rate});
+      all.push_back({"offered", "messages/s", rate_});
       all.push_back({"achieved", "messages/s", messages_per_second()});
       break;
     case figure::bandwidth:
@@ -510,7 +385,7 @@ std::vector<client_seat::sample> client_seat::samples() {
       all.push_back({"bandwidth", "GB/s", messages_per_second() * bytes / 1e9});
       break;
   }
-  const auto messages = static_cast<double>(count_);
+  const auto messages = static_cast<double>(rounds_.count());
   const auto client = static_cast<double>((end_.client_cpu - begin_.client_cpu).count()) / messages;
   const auto server = static_cast<double>((end_.server_cpu - begin_.server_cpu).count()) / messages;
   all.push_back({"cpu_ns_per_message", "ns", client + server});
@@ -520,36 +395,26 @@ std::vector<client_seat::sample> client_seat::samples() {
   return all;
 }
 
-int main_of(int argc, char** argv, std::span<const entry> entries) try {
+int main_of(int argc, char** argv, std::span<const entry> entries) {
   // What a peer does about a client that has left, when it writes to it, is not the question.
   std::signal(SIGPIPE, SIG_IGN);
   raise_descriptor_limit();
   // Timers of all peers are as exact as the system can: an offered load is paced by them.
   ::prctl(PR_SET_TIMERSLACK, 1);
-  const auto asked = parse(argc, argv);
-  switch (asked.what) {
-    case action::help:
-      std::fputs(usage.data(), stdout);
-      break;
-    case action::list:
-      print_list(entries);
-      break;
-    case action::all:
-      measure_all(entries, argv[0], asked.plan);
-      break;
-    case action::serve:
-      serve(choose(entries, asked.words), asked.folder);
-      break;
-    case action::run:
-      measure(choose(entries, asked.words), argv[0], asked.plan);
-      break;
+  told more;
+  std::vector<choice> choices;
+  for (const auto& one : entries) {
+    for (const auto via : roads) {
+      const run what{&one, via};
+      choices.push_back(
+          {what.name(),
+           [&more, what, argv](const run_plan& plan) { return play(what, argv[0], plan, more); },
+           one.cores});
+    }
   }
-  return 0;
-} catch (const std::exception& problem) {
-  std::fprintf(stderr, "%s:", argv[0]);
-  for (int i = 1; i < argc; ++i) std::fprintf(stderr, " %s", argv[i]);
-  std::fprintf(stderr, ": %s\n", problem.what());
-  return 1;
+  return run_program(argc, argv, usage, choices,
+                     {{"rate", [&](const char* text) { more.rate = positive_number(text); }},
+                      {"serve", [&](const char* text) { more.folder = text; }}});
 }
 
 }  // namespace bench

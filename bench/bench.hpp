@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What every benchmark shares. A program of this folder is one peer (hawser, raw sockets, Asio,
 // ...) and answers the questions below, each as two processes on two cores: the client measures,
-// and starts the server by executing itself again. One execution is one run and prints its
-// figures as JSON, a line a figure; `run` repeats, interleaves and compares.
+// and starts the server by executing itself again.
 #pragma once
 
 #include <chrono>
@@ -16,9 +15,9 @@
 #include <utility>
 #include <vector>
 
-namespace bench {
+#include "program.hpp"
 
-using clock = std::chrono::steady_clock;
+namespace bench {
 
 /// What is asked of a peer.
 enum class figure : std::uint8_t {
@@ -147,11 +146,6 @@ void impose_socket_buffers(int bytes) noexcept;
   return count / connections + (index < count % connections ? 1 : 0);
 }
 
-/// The smallest that `share` of all do not exceed, in microseconds.
-///
-/// Errors: throws if there is none.
-[[nodiscard]] double percentile_us(std::vector<clock::duration> times, double share);
-
 /// When the messages of an offered load fall due: `rate` a second, whatever became of those before.
 ///
 /// A client sends all that is due and not sent, by plain sends, then waits for the next due time
@@ -225,13 +219,12 @@ class server_seat {
 /// counts.
 class client_seat {
  public:
-  struct plan {
-    std::chrono::duration<double> wanted{1.0};  ///< for the round that counts
-    std::uint64_t fixed_count = 0;              ///< not 0: a single round of so many
-    double rate = 10'000;                       ///< of an offered load, messages a second
+  struct plan : run_plan {
+    double rate;  ///< of an offered load, messages a second
   };
 
-  client_seat(const question& asked, road via, std::string address, int server_pid, plan planned);
+  client_seat(const question& asked, road via, std::string address, int server_pid,
+              const plan& planned);
 
   [[nodiscard]] const question& asked() const noexcept { return *asked_; }
   [[nodiscard]] road via() const noexcept { return road_; }
@@ -242,15 +235,10 @@ class client_seat {
   /// Notes one round trip of this round.
   void record(clock::duration taken) { times_.push_back(taken); }
   /// Of an offered load, from now: one a round.
-  [[nodiscard]] bench::schedule schedule() const noexcept { return {plan_.rate, clock::now()}; }
+  [[nodiscard]] bench::schedule schedule() const noexcept { return {rate_, clock::now()}; }
   /// How long the round that counts is to be.
-  [[nodiscard]] std::chrono::duration<double> wanted() const noexcept { return plan_.wanted; }
+  [[nodiscard]] seconds wanted() const noexcept { return rounds_.planned().wanted; }
 
-  struct sample {
-    std::string metric;
-    std::string unit;
-    double value;
-  };
   /// A figure that the client has found by itself, beside those of the round that counted.
   void report(sample one) { reported_.push_back(std::move(one)); }
   /// Of the last round, once next_round() has ended it.
@@ -266,15 +254,13 @@ class client_seat {
     std::chrono::nanoseconds server_cpu;
   };
   [[nodiscard]] instant look() const;
-  [[nodiscard]] std::uint64_t count_after(std::chrono::duration<double> taken) const;
 
   const question* asked_;
   road road_;
   std::string address_;
   int server_pid_;
-  plan plan_;
-  std::uint64_t count_ = 0;
-  bool counts_ = false;  // the running round is the one to report
+  double rate_;
+  rounds rounds_;
   instant begin_{};
   instant end_{};
   std::vector<clock::duration> times_;

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "exec.hpp"
 
-#include <getopt.h>
-
-#include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <ctime>
 #include <stdexcept>
@@ -13,8 +9,6 @@ namespace bench::exec {
 namespace {
 
 using namespace std::chrono_literals;
-
-// ---- the command line -------------------------------------------------------------------------
 
 constexpr std::string_view usage = R"(usage: PROGRAM BENCH CASE IMPL [--seconds S | --count N]
        PROGRAM --list
@@ -25,119 +19,6 @@ constexpr std::string_view usage = R"(usage: PROGRAM BENCH CASE IMPL [--seconds 
   --count N        exactly N operations and no warm-up
   --all            every benchmark of this program once
 )";
-
-enum class action : std::uint8_t { run, list, all, help };
-
-struct command {
-  action what = action::run;
-  seat::plan plan;
-  std::vector<std::string> words;  // BENCH CASE IMPL
-};
-
-double positive_number(const char* text) {
-  char* end = nullptr;
-  const double value = std::strtod(text, &end);
-  if (end == text || *end != '\0' || !(value > 0)) {
-    throw std::invalid_argument("'" + std::string(text) + "' is not a positive number");
-  }
-  return value;
-}
-
-command parse(int argc, char** argv) {
-  static const std::array<option, 6> known{{{"seconds", required_argument, nullptr, 's'},
-                                            {"count", required_argument, nullptr, 'c'},
-                                            {"list", no_argument, nullptr, 'l'},
-                                            {"all", no_argument, nullptr, 'a'},
-                                            {"help", no_argument, nullptr, 'h'},
-                                            {nullptr, 0, nullptr, 0}}};
-  command parsed;
-  for (int found = 0; (found = ::getopt_long(argc, argv, "h", known.data(), nullptr)) != -1;) {
-    switch (found) {
-      case 's':
-        parsed.plan.wanted = seconds(positive_number(optarg));
-        break;
-      case 'c':
-        parsed.plan.fixed_count = static_cast<std::uint64_t>(positive_number(optarg));
-        break;
-      case 'l':
-        parsed.what = action::list;
-        break;
-      case 'a':
-        parsed.what = action::all;
-        break;
-      case 'h':
-        parsed.what = action::help;
-        break;
-      default:
-        throw std::invalid_argument("try --help");
-    }
-  }
-  parsed.words.assign(argv + optind, argv + argc);
-  if (parsed.words.size() != (parsed.what == action::run ? 3 : 0)) {
-    throw std::invalid_argument("try --help");
-  }
-  return parsed;
-}
-
-struct choice {
-  const entry* chosen;
-  unsigned workers;
-
-  [[nodiscard]] std::array<std::string, 3> words() const {
-    return {std::string(chosen->asked->name), "w" + std::to_string(workers),
-            std::string(chosen->impl)};
-  }
-};
-
-std::vector<choice> choices(std::span<const entry> entries) {
-  std::vector<choice> all;
-  for (const auto& one : entries) {
-    for (auto workers = one.asked->fewest_workers; workers <= most_workers; ++workers) {
-      all.push_back({&one, workers});
-    }
-  }
-  return all;
-}
-
-choice choose(std::span<const entry> entries, const std::vector<std::string>& words) {
-  for (const auto& candidate : choices(entries)) {
-    const auto name = candidate.words();
-    if (std::equal(name.begin(), name.end(), words.begin())) return candidate;
-  }
-  throw std::invalid_argument("no benchmark '" + words[0] + " " + words[1] + " " + words[2] +
-                              "' here: --list names them");
-}
-
-void print_list(std::span<const entry> entries) {
-  for (const auto& one : choices(entries)) {
-    const auto [bench, workers, impl] = one.words();
-    std::printf("%s %s %s\n", bench.c_str(), workers.c_str(), impl.c_str());
-  }
-}
-
-void measure(const choice& what, seat::plan plan) {
-  seat seat(*what.chosen->asked, what.workers, plan);
-  what.chosen->run(seat);
-  const auto [bench, workers, impl] = what.words();
-  for (const auto& one : seat.samples()) {
-    std::printf(R"({"bench":"%s","case":"%s","impl":"%s","metric":"%s","unit":"%s","value":%.6g})"
-                "\n",
-                bench.c_str(), workers.c_str(), impl.c_str(), one.metric.c_str(), one.unit.c_str(),
-                one.value);
-  }
-  std::fflush(stdout);
-}
-
-// ---- figures ----------------------------------------------------------------------------------
-
-// The smallest value that `share` of all do not exceed.
-double percentile_us(std::vector<clock::duration>& times, double share) {
-  if (times.empty()) throw std::logic_error("nothing was timed");
-  const auto rank = static_cast<std::size_t>(share * static_cast<double>(times.size() - 1));
-  const auto at = times.begin() + static_cast<std::ptrdiff_t>(rank);
-  std::nth_element(times.begin(), at, times.end());
-  return std::chrono::duration<double, std::micro>(*at).count();
-}
 
 // ---- burning CPU time -------------------------------------------------------------------------
 
@@ -248,27 +129,14 @@ void seat::stop() {
 
 std::uint64_t seat::next_round() {
   stop();
-  if (counts_) return 0;
-  if (plan_.fixed_count != 0) {
-    counts_ = true;
-    count_ = plan_.fixed_count;
-  } else if (count_ == 0) {
-    count_ = asked_->smallest_round;
-  } else {
-    counts_ = taken() > plan_.wanted / 8;
-    // At most 16 times the last round: the first ones are slower than what follows.
-    const double factor =
-        std::clamp(plan_.wanted / std::max<seconds>(taken(), seconds(1us)), 0.01, 16.0);
-    count_ = std::max(static_cast<std::uint64_t>(factor * static_cast<double>(count_)),
-                      asked_->smallest_round);
-  }
-  start();
-  return count_;
+  const auto count = rounds_.next(taken());
+  if (count != 0) start();
+  return count;
 }
 
 std::uint64_t seat::count_at(clock::duration pace) const noexcept {
-  if (plan_.fixed_count != 0) return plan_.fixed_count;
-  return std::max<std::uint64_t>(static_cast<std::uint64_t>(plan_.wanted / seconds(pace)), 1);
+  if (planned().fixed_count != 0) return planned().fixed_count;
+  return std::max<std::uint64_t>(static_cast<std::uint64_t>(planned().wanted / seconds(pace)), 1);
 }
 
 void seat::add(std::string metric, std::string unit, double value) {
@@ -299,28 +167,20 @@ void seat::add_median_and_max(std::vector<clock::duration> times) {
   add("max", "us", percentile_us(times, 1.0));
 }
 
-int main_of(int argc, char** argv, std::span<const entry> entries) try {
-  const auto asked = parse(argc, argv);
-  switch (asked.what) {
-    case action::help:
-      std::fputs(usage.data(), stdout);
-      break;
-    case action::list:
-      print_list(entries);
-      break;
-    case action::all:
-      for (const auto& one : choices(entries)) measure(one, asked.plan);
-      break;
-    case action::run:
-      measure(choose(entries, asked.words), asked.plan);
-      break;
+int main_of(int argc, char** argv, std::span<const entry> entries) {
+  std::vector<choice> choices;
+  for (const auto& one : entries) {
+    for (auto workers = one.asked->fewest_workers; workers <= most_workers; ++workers) {
+      choices.push_back(
+          {{std::string(one.asked->name), "w" + std::to_string(workers), std::string(one.impl)},
+           [&one, workers](const run_plan& plan) {
+             seat seat(*one.asked, workers, plan);
+             one.run(seat);
+             return seat.samples();
+           }});
+    }
   }
-  return 0;
-} catch (const std::exception& problem) {
-  std::fprintf(stderr, "%s:", argv[0]);
-  for (int i = 1; i < argc; ++i) std::fprintf(stderr, " %s", argv[i]);
-  std::fprintf(stderr, ": %s\n", problem.what());
-  return 1;
+  return run_program(argc, argv, usage, choices);
 }
 
 }  // namespace bench::exec

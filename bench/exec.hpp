@@ -2,7 +2,7 @@
 // Benchmarks of what runs tasks: one process, a pool of one or two workers, and a thread that is
 // none of them and posts. What is asked of every pool is written once, here, as a template over
 // the pool, so that all do equal work; a program bench_exec_NAME says how its pool posts.
-// Nothing is pinned. The command line and the rows are those of bench.hpp.
+// Nothing is pinned.
 #pragma once
 
 #include <algorithm>
@@ -22,10 +22,9 @@
 #include <utility>
 #include <vector>
 
-namespace bench::exec {
+#include "program.hpp"
 
-using clock = std::chrono::steady_clock;
-using seconds = std::chrono::duration<double>;
+namespace bench::exec {
 
 struct question {
   std::string_view name;
@@ -53,21 +52,11 @@ enum class level : std::uint8_t { high, normal, low };
 /// What a run is told, its stopwatch, and the figures it found.
 class seat {
  public:
-  struct plan {
-    seconds wanted{1.0};            ///< for the round that counts
-    std::uint64_t fixed_count = 0;  ///< not 0: a single round of so many
-  };
-  struct sample {
-    std::string metric;
-    std::string unit;
-    double value;
-  };
-
-  seat(const question& asked, unsigned workers, plan planned)
-      : asked_(&asked), workers_(workers), plan_(planned) {}
+  seat(const question& asked, unsigned workers, const run_plan& planned)
+      : workers_(workers), rounds_(planned, {.smallest = asked.smallest_round}) {}
 
   [[nodiscard]] unsigned workers() const noexcept { return workers_; }
-  [[nodiscard]] const plan& planned() const noexcept { return plan_; }
+  [[nodiscard]] const run_plan& planned() const noexcept { return rounds_.planned(); }
 
   /// Ends a round, if one runs, and begins the next: so many operations. 0: that was the last.
   ///
@@ -100,11 +89,8 @@ class seat {
   };
   [[nodiscard]] static instant look();
 
-  const question* asked_;
   unsigned workers_;
-  plan plan_;
-  std::uint64_t count_ = 0;
-  bool counts_ = false;  // the running round is the one to report
+  rounds rounds_;
   instant begin_{};
   instant end_{};
   std::vector<sample> samples_;
