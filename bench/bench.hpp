@@ -137,7 +137,7 @@ class tally {
 void expect_number(std::uint64_t expected, std::uint64_t got);
 
 /// From here on every socket that this process makes or accepts gets buffers of so many bytes each
-/// way: for a library that cannot be told. See impose_large_buffers() in sockets.hpp.
+/// way: for a library that cannot be told. See imposed_entry() in sockets.hpp.
 void impose_socket_buffers(int bytes) noexcept;
 
 /// The messages of connection `index`, when `count` are dealt to `connections`.

@@ -18,6 +18,7 @@
 
 #include "bench.hpp"
 #include "echo.capnp.h"
+#include "offered_load.hpp"
 #include "sockets.hpp"
 
 namespace {
@@ -210,49 +211,46 @@ void echo_window(client_seat& seat) {
 
 // ---- a load by the clock ----------------------------------------------------------------------
 
-/// A round of offered load. The library's own timers are whole milliseconds.
-class offered_load {
+/// Sleeps until a time and serves the event loop meanwhile, whose own timers are whole
+/// milliseconds.
+class sleeper {
  public:
-  offered_load(kj::AsyncIoContext& io, client_seat& seat, connection& server)
-      : io_(&io), seat_(&seat), server_(&server), schedule_(seat.schedule()) {}
+  explicit sleeper(kj::AsyncIoContext& io) : io_(&io) {}
 
-  void run(std::uint64_t count) {
-    kj::Vector<kj::Promise<void>> answers;
-    for (std::uint64_t number = 0; number < count; ++number) {
-      sleep_until(schedule_.due(number));
-      answers.add(call(number));
-    }
-    kj::joinPromises(answers.releaseAsArray()).wait(io_->waitScope);
-  }
-
- private:
   void sleep_until(bench::clock::time_point when) {
     if (when <= bench::clock::now()) return;
     alarm_.set(when);
     rings_.whenBecomesReadable().wait(io_->waitScope);
   }
-  kj::Promise<void> call(std::uint64_t number) {
-    return server_->call({number, 0})
-        .then([this, number](capnp::Response<Echo::CallResults>&& reply) {
-          bench::expect_number(number, note_in(reply.getBytes()).number);
-          seat_->record(bench::clock::now() - schedule_.due(number));
-        })
-        .eagerlyEvaluate(nullptr);
-  }
 
+ private:
   kj::AsyncIoContext* io_;
-  client_seat* seat_;
-  connection* server_;
-  bench::schedule schedule_;
   bench::alarm alarm_;
   kj::UnixEventPort::FdObserver rings_{io_->unixEventPort, alarm_.descriptor(),
                                        kj::UnixEventPort::FdObserver::OBSERVE_READ};
 };
 
+kj::Promise<void> call_and_record(connection& server, bench::offered_load& load) {
+  return server.call(load.next())
+      .then([&load](capnp::Response<Echo::CallResults>&& reply) {
+        load.answered(note_in(reply.getBytes()));
+      })
+      .eagerlyEvaluate(nullptr);
+}
+
 void call_by_the_clock(client_seat& seat) {
   auto io = kj::setupAsyncIo();
   connection server(io, seat);
-  while (const auto count = seat.next_round()) offered_load(io, seat, server).run(count);
+  while (const auto count = seat.next_round()) {
+    bench::offered_load load(seat, count);
+    sleeper sleeper(io);
+    kj::Vector<kj::Promise<void>> answers;
+    while (!load.all_sent()) {
+      sleeper.sleep_until(load.next_due());
+      answers.add(call_and_record(server, load));
+    }
+    kj::joinPromises(answers.releaseAsArray()).wait(io.waitScope);
+  }
 }
 
 // ---- one way ----------------------------------------------------------------------------------

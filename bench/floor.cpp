@@ -16,6 +16,7 @@
 
 #include "batch.hpp"
 #include "bench.hpp"
+#include "offered_load.hpp"
 #include "sockets.hpp"
 
 namespace {
@@ -275,28 +276,22 @@ void wait_for(const stream_socket& server, bool writing, bench::clock::time_poin
 }
 
 void offer_load(client_seat& seat, const stream_socket& server, std::uint64_t count) {
-  const auto schedule = seat.schedule();
+  bench::offered_load load(seat, count);
   bench::inbox inbox;
   bench::outbox outbox;
-  std::uint64_t sent = 0;
-  std::uint64_t received = 0;
-  while (received < count) {
+  while (!load.all_answered()) {
     const auto now = bench::clock::now();
-    while (sent < count && !outbox.full() && schedule.due(sent) <= now) outbox.add({sent++, 0});
+    while (!outbox.full() && load.is_due(now)) outbox.add(load.next());
     if (!outbox.empty()) outbox.drop(server.send_now(outbox.bytes()));
     const auto got = server.receive_now(inbox.room());
     if (!got) {
-      wait_for(server, !outbox.empty(), sent < count ? schedule.due(sent) : now + 1s);
+      wait_for(server, !outbox.empty(), load.all_sent() ? now + 1s : load.next_due());
       continue;
     }
     if (*got == 0) throw std::runtime_error("the server left");
     inbox.filled(*got);
     const auto arrived = bench::clock::now();
-    while (!inbox.empty()) {
-      const auto number = inbox.take().number;
-      bench::expect_number(received++, number);
-      seat.record(arrived - schedule.due(number));
-    }
+    while (!inbox.empty()) load.answered(inbox.take(), arrived);
   }
 }
 

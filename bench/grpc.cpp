@@ -12,14 +12,15 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <queue>
 #include <span>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "bench.hpp"
 #include "echo.grpc.pb.h"
+#include "offered_load.hpp"
 #include "sockets.hpp"
 
 namespace {
@@ -453,63 +454,53 @@ void echo_window(client_seat& seat) {
 
 // ---- a load by the clock ----------------------------------------------------------------------
 
-/// A round of offered load. One thread sleeps until messages are due, because the queue's own
-/// deadlines are whole milliseconds; the other takes what the queue has.
-class offered_load {
+/// A round of offered load; the queue's own deadlines are whole milliseconds. What is due waits for
+/// the stream, which takes one write at a time.
+class streamed_load {
  public:
-  offered_load(client_seat& seat, echo_streams& streams, std::uint64_t count)
-      : seat_(&seat), streams_(&streams), schedule_(seat.schedule()), count_(count) {}
+  streamed_load(client_seat& seat, echo_streams& streams, std::uint64_t count)
+      : streams_(&streams), load_(seat, count) {}
 
   void run() {
-    auto answers = std::async(std::launch::async, [this] { take_answers(); });
-    for (std::uint64_t number = 0; number < count_;) {
-      std::this_thread::sleep_until(schedule_.due(number));
-      number = send_due();
-    }
-    answers.get();
+    bench::offer_on_two_threads(
+        load_, [this] { send_due(); }, [this] { take_next(); });
   }
 
  private:
-  // Begins a write if it can. Returns the first message that is not due yet.
-  std::uint64_t send_due() {
+  void send_due() {
     const std::lock_guard hold(mutex_);
     const auto now = bench::clock::now();
-    while (due_ < count_ && schedule_.due(due_) <= now) ++due_;
+    while (load_.is_due(now)) due_.push(load_.next());
     send_next();
-    return due_;
   }
+  // Begins a write if it can.
   void send_next() {
     auto& stream = (*streams_)[0];
-    if (!stream.writing() && sent_ < due_) stream.write({sent_++, 0});
+    if (stream.writing() || due_.empty()) return;
+    stream.write(due_.front());
+    due_.pop();
   }
-  void take_answers() {
-    for (std::uint64_t received = 0; received < count_;) {
-      const auto ended = streams_->next();
-      if (ended.read) {
-        const auto number = ended.of->received().number;
-        bench::expect_number(received++, number);
-        seat_->record(bench::clock::now() - schedule_.due(number));
-        ended.of->read();
-      } else {
-        const std::lock_guard hold(mutex_);
-        ended.of->end_write();
-        send_next();
-      }
+  void take_next() {
+    const auto ended = streams_->next();
+    if (ended.read) {
+      load_.answered(ended.of->received());
+      ended.of->read();
+    } else {
+      const std::lock_guard hold(mutex_);
+      ended.of->end_write();
+      send_next();
     }
   }
 
-  client_seat* seat_;
   echo_streams* streams_;
-  bench::schedule schedule_;
-  std::uint64_t count_;
+  bench::offered_load load_;
   std::mutex mutex_;  // of what follows, and of the writing side of the stream
-  std::uint64_t due_ = 0;
-  std::uint64_t sent_ = 0;
+  std::queue<note> due_;
 };
 
 void call_by_the_clock(client_seat& seat) {
   echo_streams streams(seat);
-  while (const auto count = seat.next_round()) offered_load(seat, streams, count).run();
+  while (const auto count = seat.next_round()) streamed_load(seat, streams, count).run();
 }
 
 // ---- clients, one way -------------------------------------------------------------------------
@@ -605,29 +596,17 @@ void push_bulk(client_seat& seat) {
   }
 }
 
-template <auto Work>
-void serve(server_seat& seat) {
-  bench::impose_large_buffers(seat.asked(), seat.via());
-  Work(seat);
-}
-
-template <auto Work>
-void call(client_seat& seat) {
-  bench::impose_large_buffers(seat.asked(), seat.via());
-  Work(seat);
-}
-
 constexpr std::array entries{
-    bench::entry{&bench::echo_rtt, "grpc", serve<serve_streams>, call<time_round_trips>},
-    bench::entry{&bench::echo_rtt, "grpc_unary", serve<serve_calls>, call<time_calls>},
-    bench::entry{&bench::echo_throughput, "grpc", serve<serve_streams>, call<echo_window>},
-    bench::entry{&bench::echo_throughput, "grpc_unary", serve<serve_calls>, call<call_window>},
-    bench::entry{&bench::echo_32, "grpc", serve<serve_streams>, call<echo_window>},
-    bench::entry{&bench::echo_256, "grpc", serve<serve_streams>, call<echo_window>},
-    bench::entry{&bench::oneway_throughput, "grpc", serve<serve_calls>, call<push_small>},
-    bench::entry{&bench::bulk_1mib, "grpc", serve<serve_bulk>, call<push_bulk>},
-    bench::entry{&bench::connect_reply, "grpc", serve<serve_calls>, call<call_and_leave>},
-    bench::entry{&bench::load, "grpc", serve<serve_streams>, call<call_by_the_clock>},
+    bench::imposed_entry<serve_streams, time_round_trips>(bench::echo_rtt, "grpc"),
+    bench::imposed_entry<serve_calls, time_calls>(bench::echo_rtt, "grpc_unary"),
+    bench::imposed_entry<serve_streams, echo_window>(bench::echo_throughput, "grpc"),
+    bench::imposed_entry<serve_calls, call_window>(bench::echo_throughput, "grpc_unary"),
+    bench::imposed_entry<serve_streams, echo_window>(bench::echo_32, "grpc"),
+    bench::imposed_entry<serve_streams, echo_window>(bench::echo_256, "grpc"),
+    bench::imposed_entry<serve_calls, push_small>(bench::oneway_throughput, "grpc"),
+    bench::imposed_entry<serve_bulk, push_bulk>(bench::bulk_1mib, "grpc"),
+    bench::imposed_entry<serve_calls, call_and_leave>(bench::connect_reply, "grpc"),
+    bench::imposed_entry<serve_streams, call_by_the_clock>(bench::load, "grpc"),
 };
 
 }  // namespace

@@ -9,13 +9,12 @@
 
 #include <array>
 #include <cstdlib>
-#include <future>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "bench.hpp"
+#include "offered_load.hpp"
 #include "sockets.hpp"
 
 namespace {
@@ -195,29 +194,15 @@ void call_pair(client_seat& seat) {
 
 // ---- a load by the clock ----------------------------------------------------------------------
 
-void take_answers(client_seat& seat, socket& pair, bench::schedule schedule, std::uint64_t count) {
-  for (std::uint64_t received = 0; received < count; ++received) {
-    const auto number = pair.receive().read().number;
-    bench::expect_number(received, number);
-    seat.record(bench::clock::now() - schedule.due(number));
-  }
-}
-
-// A thread that sends and one that receives: the library waits for a message or for a time, and its
-// times are whole milliseconds.
 void call_by_the_clock(client_seat& seat) {
   socket pair(nng_pair1_open);
   pair.have_window();
   pair.dial(seat);
   while (const auto count = seat.next_round()) {
-    const auto schedule = seat.schedule();
-    auto answers =
-        std::async(std::launch::async, [&] { take_answers(seat, pair, schedule, count); });
-    for (std::uint64_t number = 0; number < count; ++number) {
-      std::this_thread::sleep_until(schedule.due(number));
-      send_note(pair, message(bench::small_bytes), {number, 0});
-    }
-    answers.get();
+    bench::offered_load load(seat, count);
+    bench::offer_on_two_threads(
+        load, [&] { send_note(pair, message(bench::small_bytes), load.next()); },
+        [&] { load.answered(pair.receive().read()); });
   }
 }
 
@@ -246,25 +231,13 @@ void send_oneway(client_seat& seat) {
   }
 }
 
-template <auto Work>
-void serve(server_seat& seat) {
-  bench::impose_large_buffers(seat.asked(), seat.via());
-  Work(seat);
-}
-
-template <auto Work>
-void call(client_seat& seat) {
-  bench::impose_large_buffers(seat.asked(), seat.via());
-  Work(seat);
-}
-
 constexpr std::array entries{
-    bench::entry{&bench::echo_rtt, "nng", serve<serve_replies>, call<call_requests>},
-    bench::entry{&bench::echo_throughput, "nng", serve<serve_pair>, call<call_pair>},
-    bench::entry{&bench::oneway_throughput, "nng", serve<count_messages>, call<send_oneway>},
-    bench::entry{&bench::bulk_1mib, "nng", serve<count_messages>, call<send_oneway>},
-    bench::entry{&bench::connect_reply, "nng", serve<serve_replies>, call<call_and_leave>},
-    bench::entry{&bench::load, "nng", serve<serve_pair>, call<call_by_the_clock>},
+    bench::imposed_entry<serve_replies, call_requests>(bench::echo_rtt, "nng"),
+    bench::imposed_entry<serve_pair, call_pair>(bench::echo_throughput, "nng"),
+    bench::imposed_entry<count_messages, send_oneway>(bench::oneway_throughput, "nng"),
+    bench::imposed_entry<count_messages, send_oneway>(bench::bulk_1mib, "nng"),
+    bench::imposed_entry<serve_replies, call_and_leave>(bench::connect_reply, "nng"),
+    bench::imposed_entry<serve_pair, call_by_the_clock>(bench::load, "nng"),
 };
 
 }  // namespace

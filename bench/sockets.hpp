@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -22,9 +23,17 @@ inline constexpr int large_buffer_bytes = 1 << 20;
   return via == road::unix_socket || &asked != &connect_reply;
 }
 
-/// The same for peers whose library has no option for it: first of all in a server or client.
-inline void impose_large_buffers(const question& asked, road via) noexcept {
-  if (has_large_buffers(asked, via)) impose_socket_buffers(large_buffer_bytes);
+/// `Work`, a server or client, in a process whose sockets get what those of this table do.
+template <auto Work, class Seat>
+void with_large_buffers(Seat& seat) {
+  if (has_large_buffers(seat.asked(), seat.via())) impose_socket_buffers(large_buffer_bytes);
+  Work(seat);
+}
+
+/// An entry of a peer whose library has no option for the buffers of its sockets.
+template <auto Serve, auto Call>
+[[nodiscard]] constexpr entry imposed_entry(const question& asked, std::string_view impl) noexcept {
+  return {&asked, impl, with_large_buffers<Serve>, with_large_buffers<Call>};
 }
 
 /// Owns a descriptor.

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "bench.hpp"
+#include "offered_load.hpp"
 #include "sockets.hpp"
 
 namespace {
@@ -257,22 +258,20 @@ void call_by_the_clock(client_seat& seat) {
       {dealer.readable(), {nullptr, alarm.descriptor(), ZMQ_POLLIN, 0}}};
   message answer;
   while (const auto count = seat.next_round()) {
-    const auto schedule = seat.schedule();
-    std::uint64_t sent = 0;
-    for (std::uint64_t received = 0; received < count;) {
+    bench::offered_load load(seat, count);
+    while (!load.all_answered()) {
       const auto now = bench::clock::now();
-      while (sent < count && schedule.due(sent) <= now) send_note(dealer, {sent++, 0});
-      if (!dealer.receive_now(answer)) {
-        if (sent < count) {
-          alarm.set(schedule.due(sent));
-        } else {
-          alarm.clear();
-        }
-        poll(items);
+      while (load.is_due(now)) send_note(dealer, load.next());
+      if (dealer.receive_now(answer)) {
+        load.answered(bench::note_in(answer.bytes()));
         continue;
       }
-      bench::expect_number(received, bench::note_in(answer.bytes()).number);
-      seat.record(bench::clock::now() - schedule.due(received++));
+      if (load.all_sent()) {
+        alarm.clear();
+      } else {
+        alarm.set(load.next_due());
+      }
+      poll(items);
     }
   }
 }
