@@ -11,7 +11,6 @@ import contextlib
 import filecmp
 import json
 import os
-import pty
 import random
 import resource
 import shutil
@@ -20,14 +19,11 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
-import unittest
+
+from support.programs import BACKEND, PATIENCE, SEED, ProgramCase, run_tests, take_paths
 
 COURIER = ""
-BACKEND = os.environ.get("HAWSER_TEST_BACKEND") or "automatic"
-SEED = int(os.environ.get("HAWSER_TEST_SEED") or random.SystemRandom().randrange(2**32))
-PATIENCE = 60
 STAGING = b".courier-partial"
 
 
@@ -78,36 +74,19 @@ def write(path, data, mode=None):
         os.chmod(path, mode)
 
 
-class Case(unittest.TestCase):
+class Case(ProgramCase):
     def setUp(self):
+        super().setUp()
         self.random = random.Random(f"{SEED} {self.id()}")
-        self.work = tempfile.mkdtemp(prefix="courier-test-")
         os.chmod(self.work, 0o755)
         self.source = os.path.join(self.work, "source")
         self.target = os.path.join(self.work, "target")
         os.mkdir(self.source)
         os.mkdir(self.target)
-        self.processes = []
         self.servers = 0
 
-    def tearDown(self):
-        for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            for pipe in (process.stdout, process.stderr):
-                if pipe:
-                    pipe.close()
-        subprocess.run(["chmod", "-R", "u+rwx", self.work], check=False)
-        shutil.rmtree(self.work, ignore_errors=True)
-
-    def start(self, *arguments, **options):
-        options.setdefault("stdout", subprocess.PIPE)
-        options.setdefault("stderr", subprocess.PIPE)
-        prefix = options.pop("prefix", [])
-        process = subprocess.Popen([*prefix, COURIER, *arguments], **options)
-        self.processes.append(process)
-        return process
+    def courier(self, *arguments, prefix=(), **options):
+        return self.start(*prefix, COURIER, *arguments, **options)
 
     def serve(self, uri=None, *more, folder=None, **options):
         """Starts a server; returns it and the address it says it has."""
@@ -115,8 +94,8 @@ class Case(unittest.TestCase):
         uri = uri or f"unix:{self.work}/{self.servers}.sock"
         log = open(os.path.join(self.work, f"server-{self.servers}.log"), "wb")
         with log:
-            server = self.start("serve", "--backend", BACKEND, uri, folder or self.target, *more,
-                                stderr=log, **options)
+            server = self.courier("serve", "--backend", BACKEND, uri, folder or self.target, *more,
+                                  stderr=log, **options)
         line = server.stdout.readline().decode()
         if not line.startswith("listening on "):
             server.wait(PATIENCE)
@@ -130,8 +109,8 @@ class Case(unittest.TestCase):
         return self.outcome(process)
 
     def start_sender(self, uri, *more, source=None, **options):
-        return self.start("send", "--backend", BACKEND, "--json", source or self.source, uri,
-                          *more, **options)
+        return self.courier("send", "--backend", BACKEND, "--json", source or self.source, uri,
+                            *more, **options)
 
     def outcome(self, process):
         out, err = process.communicate(timeout=PATIENCE)
@@ -297,17 +276,10 @@ class Copies(Case):
     def test_a_bar_on_a_terminal(self):
         self.random_tree(self.source, [50_000_000], 100)
         _, uri = self.serve()
-        try:
-            ours, theirs = pty.openpty()
-        except OSError as error:
-            self.skipTest(f"no terminal to be had here: {error}")
+        ours, theirs = self.open_terminal()
         sender = self.start_sender(uri, stderr=theirs)
         os.close(theirs)
-        drawn = b""
-        with contextlib.suppress(OSError):  # the end of a terminal is an error
-            while piece := os.read(ours, 4096):
-                drawn += piece
-        os.close(ours)
+        drawn = self.rest_of(ours)
         self.assert_copied(self.outcome(sender))
         self.assertIn(b"\r[", drawn)
         self.assertIn(b"100 %", drawn)
@@ -460,7 +432,7 @@ class Interruptions(Case):
 
 class Failures(Case):
     def check(self, code, *arguments, says=()):
-        result = self.outcome(self.start(*arguments))
+        result = self.outcome(self.courier(*arguments))
         self.assertEqual(result[0], code, result)
         for text in says:
             self.assertIn(text, result[1] + result[2])
@@ -597,14 +569,8 @@ class Failures(Case):
 
 def main():
     global COURIER
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    COURIER = os.path.abspath(sys.argv.pop(1))
-    print(f"[courier_test] seed {SEED}, backend {BACKEND}", file=sys.stderr)
-    result = unittest.main(exit=False, verbosity=2).result
-    if not result.wasSuccessful() or result.testsRun == 0:
-        sys.exit(1)
-    sys.exit(77 if result.skipped else 0)
+    COURIER, = take_paths(1, __doc__)
+    run_tests()
 
 
 if __name__ == "__main__":

@@ -7,35 +7,22 @@ usage: top_test.py TOP WATCHED_ECHO COURIER [unittest arguments]
 HAWSER_TEST_BACKEND chooses the reactor. Exits with 77 when something could not run here and
 nothing failed.
 """
-import contextlib
 import json
 import os
-import pty
-import shutil
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-import unittest
 
-try:
-    import msgpack  # noqa: F401
-except ImportError:  # another interpreter is in front of the system's, which has it
-    SYSTEM = "/usr/bin/python3"
-    if os.path.exists(SYSTEM) and not os.path.samefile(sys.executable, SYSTEM):
-        os.execv(SYSTEM, [SYSTEM, *sys.argv])
-    print("SKIPPED: python3-msgpack is not installed")
-    sys.exit(77)
+from support.programs import (BACKEND, PATIENCE, ProgramCase, need_msgpack, run_tests,
+                              take_paths)
 
+need_msgpack()
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "interop"))
 from client import CONTROL, RPC, STREAM, Link  # noqa: E402
 
 TOP = ECHO = COURIER = ""
-BACKEND = os.environ.get("HAWSER_TEST_BACKEND") or "automatic"
-PATIENCE = 60
 
 
 class Load:
@@ -62,28 +49,10 @@ class Load:
         self.link.socket.close()
 
 
-class Top(unittest.TestCase):
-    def setUp(self):
-        self.work = tempfile.mkdtemp(prefix="top-test-")
-        self.processes = []
-
-    def tearDown(self):
-        for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            for pipe in (process.stdout, process.stderr):
-                if pipe:
-                    pipe.close()
-        shutil.rmtree(self.work, ignore_errors=True)
-
-    def start(self, *command, **options):
-        environment = {**os.environ, "HAWSER_BACKEND": BACKEND, **options.pop("env", {})}
-        options.setdefault("stdout", subprocess.PIPE)
-        options.setdefault("stderr", subprocess.PIPE)
-        process = subprocess.Popen(command, env=environment, **options)
-        self.processes.append(process)
-        return process
+class Top(ProgramCase):
+    def start(self, *command, env=None, **options):
+        environment = {**os.environ, "HAWSER_BACKEND": BACKEND, **(env or {})}
+        return super().start(*command, env=environment, **options)
 
     def serve(self, stats=None, **environment):
         """Starts an echo server; returns it, its address, and where its stats are."""
@@ -173,20 +142,14 @@ class Top(unittest.TestCase):
 
     def test_a_terminal_is_redrawn_in_place(self):
         _, _, stats = self.serve()
-        try:
-            ours, theirs = pty.openpty()
-        except OSError as error:
-            self.skipTest(f"no terminal to be had here: {error}")
+        ours, theirs = self.open_terminal()
         watcher = self.start(TOP, stats, "--interval", "20ms", stdout=theirs)
         os.close(theirs)
         drawn = b""
         while drawn.count(b"\x1b[H") < 3:
             drawn += os.read(ours, 4096)
         watcher.send_signal(signal.SIGINT)
-        with contextlib.suppress(OSError):  # the end of a terminal is an error
-            while os.read(ours, 4096):
-                pass
-        os.close(ours)
+        self.rest_of(ours)
         self.assertEqual(watcher.wait(PATIENCE), 0)
 
     def test_bad_addresses(self):
@@ -239,15 +202,8 @@ class Top(unittest.TestCase):
 
 def main():
     global TOP, ECHO, COURIER
-    if len(sys.argv) < 4:
-        sys.exit(__doc__)
-    TOP, ECHO, COURIER = (os.path.abspath(path) for path in sys.argv[1:4])
-    del sys.argv[1:4]
-    print(f"[top_test] backend {BACKEND}", file=sys.stderr)
-    result = unittest.main(exit=False, verbosity=2).result
-    if not result.wasSuccessful() or result.testsRun == 0:
-        sys.exit(1)
-    sys.exit(77 if result.skipped else 0)
+    TOP, ECHO, COURIER = take_paths(3, __doc__)
+    run_tests()
 
 
 if __name__ == "__main__":

@@ -16,21 +16,15 @@ import tempfile
 import time
 import unittest
 
-try:
-    import msgpack  # noqa: F401
-except ImportError:  # another interpreter is in front of the system's, which has it
-    SYSTEM = "/usr/bin/python3"
-    if os.path.exists(SYSTEM) and not os.path.samefile(sys.executable, SYSTEM):
-        os.execv(SYSTEM, [SYSTEM, *sys.argv])
-    print("SKIPPED: python3-msgpack is not installed")
-    sys.exit(77)
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from support.programs import BACKEND, SEED, need_msgpack, run_tests, take_paths  # noqa: E402
 
-import client
-from client import BULK, CONTROL, RPC, STREAM, Link, Lost, Refused, encode
+need_msgpack()
+import client  # noqa: E402
+from client import (  # noqa: E402
+    BULK, CONTROL, RPC, STREAM, Link, Lost, Refused, encode)
 
 SERVER = ""
-BACKEND = os.environ.get("HAWSER_TEST_BACKEND") or "automatic"
-SEED = int(os.environ.get("HAWSER_TEST_SEED") or random.SystemRandom().randrange(2**32))
 PATIENCE = 30
 TOO_LARGE, VIOLATION, REFUSED, UNAUTHORIZED, LIMIT, UNSUPPORTED = 5, 6, 7, 8, 9, 10
 
@@ -393,14 +387,8 @@ class Impatient(unittest.TestCase):
 
 def main():
     global SERVER
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    SERVER = sys.argv.pop(1)
-    print(f"seed {SEED}, backend {BACKEND}", flush=True)
-    outcome = unittest.main(exit=False, verbosity=1).result
-    if not outcome.wasSuccessful():
-        sys.exit(1)
-    sys.exit(77 if outcome.skipped else 0)
+    SERVER, = take_paths(1, __doc__)
+    run_tests()
 
 
 if __name__ == "__main__":
