@@ -34,6 +34,23 @@ namespace platform = hawser::platform;
 
 constexpr auto long_time = 30s;
 
+// A reactor of the backend under test, if this machine offers it, and a watchdog.
+class guarded_reactor {
+ public:
+  explicit guarded_reactor(std::chrono::seconds limit = 30s, const char* file = __builtin_FILE(),
+                           int line = __builtin_LINE())
+      : guard_(limit, file, line), reactor_(test::make_reactor()) {}
+
+  // False after test::skip(): return then.
+  explicit operator bool() const noexcept { return reactor_ != nullptr; }
+  hawser::reactor& operator*() const noexcept { return *reactor_; }
+  hawser::reactor* operator->() const noexcept { return reactor_.get(); }
+
+ private:
+  test::watchdog guard_;
+  std::unique_ptr<hawser::reactor> reactor_;
+};
+
 template <class Condition>
 void turn_until(hawser::reactor& reactor, Condition condition) {
   while (!condition()) reactor.turn(long_time);
@@ -241,8 +258,7 @@ std::pair<native_handle, native_handle> tcp_pair(hawser::reactor& home) {
 
 TEST_SUITE("reactor") {
   TEST_CASE("bytes arrive in order, in both directions, over a pair of unix sockets") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     const auto [left, right] = platform::socket_pair();
     peer one(*reactor, left), two(*reactor, right);
@@ -260,8 +276,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("a thousand round trips over tcp") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     const auto [ours, theirs] = tcp_pair(*reactor);
     peer client(*reactor, ours), server(*reactor, theirs);
@@ -281,8 +296,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("a large message is read into the owner's memory, and small ones around it in blocks") {
-    const test::watchdog dog(60s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor(60s);
     if (!reactor) return;
     const auto [left, right] = platform::socket_pair();
     peer writer(*reactor, left), target(*reactor, right, 16 << 10);
@@ -303,8 +317,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("a write larger than the socket's buffer is reported once, when all has left") {
-    const test::watchdog dog(60s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor(60s);
     if (!reactor) return;
     const auto [ours, theirs] = tcp_pair(*reactor);
     peer writer(*reactor, ours), target(*reactor, theirs);
@@ -327,8 +340,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("a write says that all is with the system, or it is reported by a later turn") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     const auto [left, right] = platform::socket_pair();
     peer writer(*reactor, left), target(*reactor, right);
@@ -343,8 +355,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("the end of the stream comes after its bytes, without error") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     const auto [left, right] = platform::socket_pair();
     peer target(*reactor, right);
@@ -362,8 +373,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("half-close: the end arrives, and the other direction goes on") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     const auto [left, right] = platform::socket_pair();
     peer one(*reactor, left), two(*reactor, right);
@@ -380,8 +390,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("a reset by the peer ends the stream with an error, and writing fails") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     const auto [ours, theirs] = tcp_pair(*reactor);
     peer target(*reactor, theirs);
@@ -399,8 +408,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("close abandons a read and a write, and on_closed is the last event") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     const auto [left, right] = platform::socket_pair();
     const auto flood = pattern(8 << 20);
@@ -424,8 +432,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("close inside an event of the stream is the last thing it does") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     const auto [left, right] = platform::socket_pair();
     peer writer(*reactor, left), target(*reactor, right);
@@ -442,8 +449,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("a stream that was never started can be destroyed, or closed first") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     const auto [left, right] = platform::socket_pair();
     reader unused;
@@ -457,8 +463,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("a hundred connections are accepted") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     const auto listener = listen_anywhere();
     gate door(*reactor, listener);
@@ -475,8 +480,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("accepting without descriptors left fails, says so, and can be started again") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     const auto listener = listen_anywhere();
     gate door(*reactor, listener);
@@ -502,8 +506,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("wait reports that a handle is readable or writable, once, and leaves it open") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     std::array<int, 2> ends{};
     REQUIRE(::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) == 0);
@@ -526,8 +529,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("a cancelled wait completes once, with an error") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     const auto [left, right] = platform::socket_pair();
     waiting readable;
@@ -546,8 +548,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("a turn waits for its limit when nothing happens, and not at all for zero") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     reactor->turn(0s);  // what was left from the start
 
@@ -558,8 +559,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("a wake that came before the turn ends it at once") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
 
     for (int i = 0; i < 100; ++i) {
@@ -572,8 +572,7 @@ TEST_SUITE("reactor") {
   // Method: each of two threads continues only when the other has been woken, so a lost wake stops
   // both.
   TEST_CASE("no wake from another thread is lost") {
-    const test::watchdog dog(60s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor(60s);
     if (!reactor) return;
     constexpr unsigned rounds = 5'000;
     std::atomic<unsigned> asked{0}, answered{0};
@@ -593,8 +592,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("io_uring receives and accepts many times for one submission") {
-    const test::watchdog dog(30s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor;
     if (!reactor) return;
     const auto [ours, theirs] = tcp_pair(*reactor);
     peer writer(*reactor, ours), target(*reactor, theirs);
@@ -613,8 +611,7 @@ TEST_SUITE("reactor") {
   }
 
   TEST_CASE("a connected socket reads on when other streams take all receive buffers") {
-    const test::watchdog dog(60s);
-    const auto reactor = test::make_reactor();
+    const guarded_reactor reactor(60s);
     if (!reactor) return;
     const auto flood = pattern(3 << 20);
     std::vector<std::unique_ptr<peer>> writers, targets;
