@@ -21,12 +21,10 @@ namespace {
 using namespace std::chrono_literals;
 using hawser::channel;
 using hawser::errc;
-using hawser::priority;
 using hawser::task;
+using test::kinds;
 using test::linked;
 using test::transport;
-
-constexpr std::array kinds{priority::control, priority::rpc, priority::stream, priority::bulk};
 
 task<std::size_t> count_to_end(channel& from) {
   std::size_t count = 0;
@@ -93,7 +91,7 @@ TEST_SUITE("link_close") {
           co_await there.send("still");
           const auto still = co_await here.recv();
           CHECK(still->text() == "still");
-          auto& other = kind == priority::rpc ? ends.client.bulk() : ends.client.rpc();
+          auto& other = kind == hawser::priority::rpc ? ends.client.bulk() : ends.client.rpc();
           co_await other.send("other");
         });
       }

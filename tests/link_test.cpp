@@ -25,10 +25,9 @@ using hawser::channel;
 using hawser::errc;
 using hawser::priority;
 using hawser::task;
+using test::kinds;
 using test::linked;
 using test::transport;
-
-constexpr std::array kinds{priority::control, priority::rpc, priority::stream, priority::bulk};
 
 task<void> echo(channel& from) {
   while (auto message = co_await from.recv()) co_await from.send(std::move(*message));

@@ -191,8 +191,7 @@ TEST_SUITE("wire_hostile") {
         {"END that is cut", control_frame({12, 1, 0})},
         {"data after CLOSE", close_frame(0, {}) + data(1, 10)},
         {"data after END, behind data", data(1, 10) + control_frame({12, 1, 1, 0}) + data(1, 10)},
-        {"data after CLOSE, behind data",
-         data(1, 10) + close_frame(0, {0, 0, 1}) + data(1, 10)},
+        {"data after CLOSE, behind data", data(1, 10) + close_frame(0, {0, 0, 1}) + data(1, 10)},
         {"a small message amid slices", data(1, 10) + first_slice + data(1, 10)},
         {"data on the old pipe after MOVED, behind data",
          data(2, 10) + wire::encode_moved(2, 2, 2, 1) + data(2, 10)},
@@ -678,8 +677,7 @@ TEST_SUITE("wire_hostile") {
   TEST_CASE("bulk on a shared pipe stops after four slices that were not received") {
     auto peer = raw_peer::of_server(small(), generous_hello());
     static_cast<void>(peer.frames());
-    hawser::message large(
-        hawser::shared_buffer(hawser::buffer::copy_of(test::pattern(1, 900'000))));
+    auto large = test::message_of(1, 900'000);
     CHECK(peer->send(6, large) == verdict::accepted);
 
     std::uint64_t arrived = 0;
@@ -703,8 +701,7 @@ TEST_SUITE("wire_hostile") {
   TEST_CASE("urgent frames pass between the slices of a message") {
     auto peer = raw_peer::of_server(small(), generous_hello());
     static_cast<void>(peer.frames());
-    hawser::message large(
-        hawser::shared_buffer(hawser::buffer::copy_of(test::pattern(1, 400'000))));
+    auto large = test::message_of(1, 400'000);
     CHECK(peer->send(2, large) == verdict::accepted);
     std::array<std::span<const std::byte>, 2> pieces;
     CHECK(peer->gather(0, pieces) != 0);  // the first slices are with the system now

@@ -23,11 +23,7 @@
 namespace {
 
 using namespace std::chrono_literals;
-using hawser::buffer;
 using hawser::errc;
-using hawser::message;
-using hawser::message_header;
-using hawser::shared_buffer;
 using hawser::wire::channel_count;
 using hawser::wire::lane_count;
 using hawser::wire::machine;
@@ -105,7 +101,7 @@ plan make_plan(std::uint64_t seed) {
 struct sent_message {
   std::uint64_t number = 0;
   std::size_t size = 0;
-  message_header header;
+  hawser::message_header header;
 };
 
 struct held_message {
@@ -323,12 +319,11 @@ class simulation {
     }
 
     const sent_message next = *state.wanted;
-    const auto bytes = test::pattern(next.number, next.size);
     verdict said{};
     if (dice_.one_in(2)) {
-      said = from.send(lane, bytes, next.header);
+      said = from.send(lane, test::pattern(next.number, next.size), next.header);
     } else {
-      message owned(shared_buffer(buffer::copy_of(bytes)), next.header);
+      auto owned = test::message_of(next.number, next.size, next.header);
       said = from.send(lane, owned);
       const bool taken = said == verdict::accepted || said == verdict::started;
       require(taken || owned.size() == next.size, "a message that was not taken is untouched");

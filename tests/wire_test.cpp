@@ -17,16 +17,13 @@
 namespace {
 
 using namespace std::chrono_literals;
-using hawser::buffer;
 using hawser::errc;
-using hawser::message;
-using hawser::message_header;
-using hawser::shared_buffer;
 using hawser::wire::machine;
 using hawser::wire::settings;
 using hawser::wire::verdict;
 using test::bytes;
 using test::bytes_of;
+using test::message_of;
 using test::operator+;
 using test::simulated_wire;
 
@@ -68,10 +65,6 @@ struct joined {
   machine server;
   simulated_wire wire;
 };
-
-message message_of(std::uint64_t number, std::size_t size, message_header header = {}) {
-  return message(shared_buffer(buffer::copy_of(test::pattern(number, size))), header);
-}
 
 std::string text_of(const hawser::wire::inbound& from) {
   return {reinterpret_cast<const char*>(from.payload.data()), from.payload.size()};

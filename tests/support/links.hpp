@@ -25,6 +25,10 @@ inline constexpr std::array transports{transport::tcp, transport::unix_socket, t
 
 [[nodiscard]] std::string name_of(transport which);
 
+/// All channels of a link.
+inline constexpr std::array kinds{hawser::priority::control, hawser::priority::rpc,
+                                  hawser::priority::stream, hawser::priority::bulk};
+
 /// Where to listen; each call names another place in `where`.
 [[nodiscard]] std::string address_of(transport which, const folder& where);
 

@@ -46,6 +46,11 @@ std::vector<std::byte> pattern(std::uint64_t number, std::size_t bytes) {
   return made;
 }
 
+hawser::message message_of(std::uint64_t number, std::size_t bytes, hawser::message_header header) {
+  auto content = hawser::buffer::copy_of(pattern(number, bytes));
+  return hawser::message(hawser::shared_buffer(std::move(content)), header);
+}
+
 bool has_pattern(std::span<const std::byte> bytes, std::uint64_t number) {
   return visit_pattern(number, bytes.size(), [&](std::size_t at, std::span<const std::byte> run) {
     return std::memcmp(bytes.data() + at, run.data(), run.size()) == 0;

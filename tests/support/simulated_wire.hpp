@@ -131,6 +131,8 @@ class simulated_wire {
 
 /// Bytes that follow from a number: two messages that differ in it differ in their bytes.
 [[nodiscard]] std::vector<std::byte> pattern(std::uint64_t number, std::size_t bytes);
+[[nodiscard]] hawser::message message_of(std::uint64_t number, std::size_t bytes,
+                                         hawser::message_header header = {});
 [[nodiscard]] bool has_pattern(std::span<const std::byte> bytes, std::uint64_t number);
 
 }  // namespace test
