@@ -23,6 +23,7 @@
 #include "support/child.hpp"
 #include "support/config.hpp"
 #include "support/environment.hpp"
+#include "support/pool.hpp"
 #include "support/watchdog.hpp"
 
 namespace {
@@ -30,33 +31,9 @@ namespace {
 using namespace std::chrono_literals;
 using hawser::priority;
 using hawser::detail::worker;
-
-// Runs `action` as posted work, once, and frees itself.
-template <class F>
-struct job : hawser::detail::work {
-  explicit job(F what) : work(&job::run_and_free), action(std::move(what)) {}
-  static void run_and_free(work& self) noexcept {
-    const std::unique_ptr<job> owned(static_cast<job*>(&self));
-    owned->action();
-  }
-  F action;
-};
-
-template <class F>
-void post(worker& where, F action, priority urgency = priority::rpc) {
-  where.post(*new job<F>(std::move(action)), urgency);
-}
-
-// Runs `action` on a worker and waits for it.
-template <class F>
-void run_on(worker& where, F action) {
-  std::promise<void> done;
-  post(where, [&] {
-    action();
-    done.set_value();
-  });
-  done.get_future().wait();
-}
+using test::make_runtime;
+using test::post_to;
+using test::run_on;
 
 struct test_timer : hawser::detail::timer {
   test_timer() : timer([](timer& self) noexcept { static_cast<test_timer&>(self).action(); }) {}
@@ -92,17 +69,6 @@ std::string message_of_config(hawser::executor_config config) {
   return {};
 }
 
-// The reactor under test, or null after skip().
-std::unique_ptr<hawser::runtime> make_runtime(hawser::executor_config config) {
-  try {
-    return std::make_unique<hawser::runtime>(std::move(config));
-  } catch (const std::system_error& error) {
-    if (error.code() != hawser::errc::unsupported) throw;
-    test::skip(error.what());
-    return nullptr;
-  }
-}
-
 }  // namespace
 
 TEST_SUITE("runtime") {
@@ -121,13 +87,13 @@ TEST_SUITE("runtime") {
       posters.emplace_back([&] {
         for (unsigned i = 0; i < posts; ++i) {
           auto& where = core.worker(i % 3);
-          post(where, [&] {
+          post_to(where, [&] {
             if (worker::current() != &where || hawser::detail::executor::current() != &where) {
               ++wrong;
             }
             // and on to the next one
-            post(core.worker((where.index() + 1) % 3),
-                 [&, to = (where.index() + 1) % 3] { ran[to].fetch_add(1); });
+            post_to(core.worker((where.index() + 1) % 3),
+                    [&, to = (where.index() + 1) % 3] { ran[to].fetch_add(1); });
           });
         }
       });
@@ -150,7 +116,7 @@ TEST_SUITE("runtime") {
     std::vector<unsigned> order;
     constexpr unsigned posts = 20'000;
 
-    for (unsigned i = 0; i < posts; ++i) post(only, [&order, i] { order.push_back(i); });
+    for (unsigned i = 0; i < posts; ++i) post_to(only, [&order, i] { order.push_back(i); });
     run_on(only, [] {});
 
     CHECK(order.size() == posts);
@@ -167,9 +133,9 @@ TEST_SUITE("runtime") {
 
     std::promise<void> hold;
     auto held = hold.get_future();
-    post(only, [&] { held.wait(); });  // it is awake from here on
+    post_to(only, [&] { held.wait(); });  // it is awake from here on
     const auto before = runtime->stats().workers[0].wakeups_sent;
-    for (unsigned i = 0; i < 1000; ++i) post(only, [&] { ++ran; });
+    for (unsigned i = 0; i < 1000; ++i) post_to(only, [&] { ++ran; });
     hold.set_value();
     run_on(only, [] {});
 
@@ -192,13 +158,13 @@ TEST_SUITE("runtime") {
       for (const auto urgency :
            {priority::bulk, priority::stream, priority::rpc, priority::control}) {
         for (unsigned i = 0; i < 1000; ++i) {
-          post(
+          post_to(
               only, [&order, urgency] { order.push_back(urgency); }, urgency);
         }
       }
     });
     std::promise<void> done;
-    post(
+    post_to(
         only, [&] { done.set_value(); }, priority::bulk);
     done.get_future().wait();
 
@@ -276,7 +242,7 @@ TEST_SUITE("runtime") {
     };
     run_on(only, [&] {
       only.at_turn_end(first);
-      post(
+      post_to(
           only, [&] { order.emplace_back("work"); }, priority::bulk);
     });
     done.get_future().wait();
@@ -301,7 +267,7 @@ TEST_SUITE("runtime") {
         held.wait();
         ++ran;
       };
-      return new job(action);
+      return new test::job(action);
     };
 
     for (int i = 1; i <= 2; ++i) {
@@ -317,7 +283,7 @@ TEST_SUITE("runtime") {
     while (ran < 5) std::this_thread::yield();
 
     const auto action = [&] { ++ran; };
-    CHECK(core.post_blocking(*new job(action)));
+    CHECK(core.post_blocking(test::make_job(action)));
     while (ran < 6) std::this_thread::yield();
   }
 
@@ -404,10 +370,11 @@ TEST_SUITE("runtime") {
       auto& core = runtime->core();
       CHECK_FALSE(core.stop().stop_requested());
       for (unsigned i = 0; i < 500; ++i) {
-        post(core.worker(i % 2), [&, to = (i + 1) % 2] { post(core.worker(to), [&] { ++ran; }); });
+        post_to(core.worker(i % 2),
+                [&, to = (i + 1) % 2] { post_to(core.worker(to), [&] { ++ran; }); });
       }
-      const auto action = [&] { post(core.worker(0), [&] { ++ran; }); };
-      REQUIRE(core.post_blocking(*new job(action)));
+      const auto action = [&] { post_to(core.worker(0), [&] { ++ran; }); };
+      REQUIRE(core.post_blocking(test::make_job(action)));
     }
     CHECK(ran == 501);
   }
