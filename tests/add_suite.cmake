@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
+# stretch_timeout(variable) allows for builds that are slow.
+macro(stretch_timeout variable)
+  if(HAWSER_SANITIZE OR HAWSER_COVERAGE)
+    math(EXPR ${variable} "${${variable}} * 5")
+  endif()
+endmacro()
+
 # add_suite(name [BACKENDS] [TIMEOUT seconds] [LABELS label...])
 #
 # Registers the doctest suite `name` of hawser_tests as the test `name`, or with BACKENDS as
@@ -13,9 +20,7 @@ function(add_suite name)
   if(NOT suite_TIMEOUT)
     set(suite_TIMEOUT 120)
   endif()
-  if(HAWSER_SANITIZE OR HAWSER_COVERAGE)
-    math(EXPR suite_TIMEOUT "${suite_TIMEOUT} * 5")
-  endif()
+  stretch_timeout(suite_TIMEOUT)
   set(backends "default")
   if(suite_BACKENDS)
     set(backends io_uring asio)
@@ -35,5 +40,23 @@ function(add_suite name)
       LABELS "${labels}"
       SKIP_RETURN_CODE 77
       TIMEOUT ${suite_TIMEOUT})
+  endforeach()
+endfunction()
+
+# add_program_test(name script TIMEOUT seconds LABEL label ARGUMENTS word...)
+#
+# Registers a test in Python of whole programs as `name.io_uring` and `name.asio`; see
+# support/programs.py.
+function(add_program_test name script)
+  cmake_parse_arguments(PARSE_ARGV 2 program "" "TIMEOUT;LABEL" "ARGUMENTS")
+  stretch_timeout(program_TIMEOUT)
+  foreach(backend IN ITEMS io_uring asio)
+    add_test(NAME ${name}.${backend}
+      COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/${script} ${program_ARGUMENTS})
+    set_tests_properties(${name}.${backend} PROPERTIES
+      ENVIRONMENT "${HAWSER_TEST_ENVIRONMENT};HAWSER_TEST_BACKEND=${backend}"
+      LABELS "${program_LABEL};${backend}"
+      SKIP_RETURN_CODE 77
+      TIMEOUT ${program_TIMEOUT})
   endforeach()
 endfunction()
