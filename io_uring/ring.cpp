@@ -101,9 +101,9 @@ void uring::probe() {
   const std::unique_ptr<io_uring_probe, void (*)(io_uring_probe*)> known(
       io_uring_get_probe_ring(&ring_), io_uring_free_probe);
   require(known != nullptr, "probe");
-  for (const int op : {IORING_OP_ACCEPT, IORING_OP_RECV, IORING_OP_RECVMSG, IORING_OP_SENDMSG,
-                       IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL, IORING_OP_TIMEOUT,
-                       IORING_OP_TIMEOUT_REMOVE}) {
+  for (const int op : {IORING_OP_ACCEPT, IORING_OP_RECV, IORING_OP_RECVMSG, IORING_OP_SEND,
+                       IORING_OP_SENDMSG, IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL,
+                       IORING_OP_TIMEOUT, IORING_OP_TIMEOUT_REMOVE}) {
     require(io_uring_opcode_supported(known.get(), op) != 0, "socket operations");
   }
 }

@@ -243,7 +243,7 @@ bool uring_stream::write_inline() noexcept {
   const int socket = platform::descriptor(socket_);
   ++home_.count().system_calls;
   ssize_t sent = 0;
-  if (unwritten_count_ == 1) {  // the kernel has less to look at
+  if (unwritten_count_ == 1) {  // as in submit_write()
     sent = ::send(socket, unwritten_[0].iov_base, unwritten_[0].iov_len, flags);
   } else {
     msghdr message{};
@@ -262,12 +262,18 @@ bool uring_stream::write_inline() noexcept {
 }
 
 void uring_stream::submit_write() noexcept {
-  write_message_ = {};
-  write_message_.msg_iov = unwritten_.data() + first_unwritten_;
-  write_message_.msg_iovlen = unwritten_count_ - first_unwritten_;
+  constexpr int flags = MSG_NOSIGNAL | MSG_WAITALL;
+  const int socket = platform::descriptor(socket_);
+  const iovec& first = unwritten_[first_unwritten_];
   io_uring_sqe& entry = home_.ring().submission(write_);
-  io_uring_prep_sendmsg(&entry, platform::descriptor(socket_), &write_message_,
-                        MSG_NOSIGNAL | MSG_WAITALL);
+  if (unwritten_count_ - first_unwritten_ == 1) {  // the kernel has less to look at
+    io_uring_prep_send(&entry, socket, first.iov_base, first.iov_len, flags);
+  } else {
+    write_message_ = {};
+    write_message_.msg_iov = unwritten_.data() + first_unwritten_;
+    write_message_.msg_iovlen = unwritten_count_ - first_unwritten_;
+    io_uring_prep_sendmsg(&entry, socket, &write_message_, flags);
+  }
   write_.active = true;
 }
 
