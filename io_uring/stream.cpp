@@ -232,7 +232,9 @@ bool uring_stream::write(std::span<const platform::io_slice> slices) noexcept {
   std::transform(slices.begin(), slices.end(), unwritten_.begin(), platform::to_iovec);
   first_unwritten_ = 0;
   unwritten_count_ = slices.size();
-  if ((home_.is_first_write() || hot_) && write_inline()) return !write_error_;
+  // The first words of a stream are what its peer waits for.
+  const bool at_once = std::exchange(fresh_, false) || hot_;
+  if ((home_.is_first_write() || at_once) && write_inline()) return !write_error_;
   submit_write();
   return false;
 }

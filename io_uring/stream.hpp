@@ -77,6 +77,7 @@ class uring_stream final : public stream, private uring_reporter {
   operation<&uring_stream::on_read> read_;
   operation<&uring_stream::on_write> write_;
   mode mode_ = mode::multishot;
+  bool fresh_ = true;  // nothing was written yet
   bool closing_ = false;
   bool ended_ = false;
   bool cancelling_ = false;

@@ -83,6 +83,11 @@ hawser::failure end_of(besieged& ends, hawser::link attacked) {
   return hawser::run(ends.runtime, [&] { return attacked.ended(); });
 }
 
+std::string text_of_next(besieged& ends, hawser::channel& from) {
+  const auto got = hawser::run(ends.runtime, [&] { return from.recv(); });
+  return got.has_value() ? std::string(got->text()) : "(the end)";
+}
+
 bytes length_of(std::uint32_t length) {
   bytes made(wire::length_bytes);
   std::memcpy(made.data(), &length, sizeof(length));
@@ -209,6 +214,36 @@ TEST_SUITE("hostile_link") {
       static_cast<void>(ends.accept());
     }
     ends.expect_unharmed();
+  }
+
+  TEST_CASE("what comes with a hello or behind an attach belongs to the link, wherever it is cut") {
+    for (const auto over : over_sockets) {
+      besieged ends(over);
+      const auto hello = test::make_hello();
+      const auto question = test::data_frame({1}, test::bytes_of("question"));
+      const auto all = wire::encode(hello) + question + question;
+      for (std::size_t left = 0; left <= 2 * question.size(); left += 8) {
+        CAPTURE(left);
+        raw_socket eager(ends.listener.uri());
+        eager.send(std::span(all).first(all.size() - left));
+        const auto answer = eager.next(wire::kind::welcome);
+        REQUIRE(answer.has_value());
+        const auto welcome = wire::decode_welcome(answer->header);
+        REQUIRE(welcome.has_value());
+        eager.send(std::span(all).last(left));
+        const auto link = ends.accept();
+        CHECK(text_of_next(ends, link.rpc()) == "question");
+        CHECK(text_of_next(ends, link.rpc()) == "question");
+
+        raw_socket attached(ends.listener.uri());
+        attached.send(wire::encode(wire::attach{hello.link_id, welcome->attach_secret, 2}) +
+                      test::data_frame({2}, test::bytes_of("more")));
+        CHECK(attached.next(wire::kind::attached).has_value());
+        eager.send(wire::encode_moved(2, 2, 1, 1));
+        CHECK(text_of_next(ends, link.stream()) == "more");
+      }
+      ends.expect_unharmed();
+    }
   }
 
   TEST_CASE("more connections than the backlog that say nothing are turned away") {

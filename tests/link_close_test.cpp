@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -233,6 +234,27 @@ TEST_SUITE("link_close") {
         CHECK(ends.client.stream().counts().accepted == accepted);
         CHECK(ends.server.stream().counts().received == accepted);
       }
+    }
+  }
+
+  TEST_CASE("the last words have left when close completes") {
+    for (const auto over : {transport::tcp, transport::unix_socket}) {
+      linked ends(over);
+      test::raw_link peer(ends.listener.uri());
+      const auto link = accept_one(ends);
+      std::thread answering([&] {
+        namespace wire = hawser::wire;
+        CHECK(peer.socket.next(wire::kind::close).has_value());
+        peer.socket.send(wire::encode_closed({}, {}));
+        peer.socket.send(wire::encode_close(errc{}, {}, {}));
+      });
+
+      hawser::run(ends.runtime, [&]() -> task<void> {
+        co_await link.close();
+        // The only worker is held: nothing leaves meanwhile.
+        answering.join();
+        CHECK(peer.socket.next(hawser::wire::kind::closed).has_value());
+      });
     }
   }
 

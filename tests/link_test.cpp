@@ -3,11 +3,16 @@
 
 #include <doctest/doctest.h>
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -52,6 +57,30 @@ task<void> ask_and_finish(channel& over, std::size_t count) {
   CHECK_FALSE(end.has_value());
 }
 
+
+task<void> ask_once(channel& client, channel& server) {
+  co_await client.send("question");
+  static_cast<void>(co_await server.recv());
+}
+
+// What a tcp socket was told: TCP_NODELAY and TCP_NOTSENT_LOWAT.
+using tuning = std::pair<int, int>;
+
+std::vector<tuning> tunings_of_connections() {
+  std::vector<tuning> found;
+  for (const auto& each : std::filesystem::directory_iterator("/proc/self/fd")) {
+    const int descriptor = std::stoi(each.path().filename());
+    const auto option = [descriptor](int level, int name) {
+      int value = 0;
+      socklen_t size = sizeof value;
+      return ::getsockopt(descriptor, level, name, &value, &size) == 0 ? value : -1;
+    };
+    if (option(SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP) continue;
+    if (option(SOL_SOCKET, SO_ACCEPTCONN) != 0) continue;
+    found.emplace_back(option(IPPROTO_TCP, TCP_NODELAY), option(IPPROTO_TCP, TCP_NOTSENT_LOWAT));
+  }
+  return found;
+}
 
 task<void> send_patterns(channel& to, std::vector<std::size_t> sizes) {
   for (std::size_t i = 0; i < sizes.size(); ++i) co_await to.send(test::make_pattern(i, sizes[i]));
@@ -503,6 +532,14 @@ TEST_SUITE("link") {
       }
       CHECK(ends.client.sockets() == 4);
     }
+  }
+
+  TEST_CASE("a socket that all channels share is tuned once its first words have left") {
+    linked ends(transport::tcp, {.client = {.channels = 1}});
+    hawser::run(ends.runtime, [&] { return ask_once(ends.client.rpc(), ends.server.rpc()); });
+    std::vector<tuning> found = tunings_of_connections();
+    std::ranges::sort(found);
+    CHECK(found == std::vector<tuning>{{1, 0}, {1, 128 << 10}});  // the client wants one socket
   }
 
   TEST_CASE("either side may keep all channels on one socket") {

@@ -126,8 +126,8 @@ class client_attacher final : public attacher {
     plan.limit = core.options().handshake_timeout;
     exchange_.emplace(core.home(), std::move(plan),
                       [this](const exchange::outcome& why, platform::native_handle socket,
-                             const std::vector<std::byte>& header) {
-                        done(why, socket, header);
+                             const exchange::first_words& came) {
+                        done(why, socket, came);
                       });
     exchange_->start();
   }
@@ -135,15 +135,15 @@ class client_attacher final : public attacher {
  private:
   // Both calls end this object.
   void done(const exchange::outcome& why, platform::native_handle socket,
-            const std::vector<std::byte>& header) {
+            const exchange::first_words& came) {
     if (why.has_value()) return core_.attach_failed(channel_, *why);
-    const auto start = wire::peek_kind(header);
+    const auto start = wire::peek_kind(came.header);
     if (start.has_value() && start->kind == wire::kind::attached) {
-      if (!core_.attach(channel_, socket)) platform::close(socket);
+      if (!core_.attach(channel_, socket, came.rest)) platform::close(socket);
       return;
     }
     platform::close(socket);
-    const auto refused = wire::decode_refusal(header);
+    const auto refused = wire::decode_refusal(came.header);
     core_.attach_failed(channel_, refused.has_value()
                                       ? failure(errc::refused, refused->text)
                                       : failure(errc::protocol_violation, "no answer to attach"));
@@ -258,7 +258,7 @@ task<link> connect_within(endpoint to, link_options options) {
     };
     auto* const core = new link_core(home, options, settings, std::move(origin));
     link handle(core);
-    core->start(socket.give());
+    core->start(socket.give(), {});
     if (!options.early) co_await settled(*core);
     co_return handle;
   }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "link/exchange.hpp"
 
-#include <algorithm>
+#include <array>
+#include <span>
 #include <utility>
 
 namespace hawser::detail {
@@ -71,57 +72,50 @@ void exchange::step() noexcept {
   }
 }
 
-// True: finish() was called.
 bool exchange::advance() {
   std::error_code error;
-  while (at_ < plan_.words.size()) {
-    const platform::io_slice rest{plan_.words.data() + at_, plan_.words.size() - at_};
-    at_ += platform::write_some(plan_.socket, {&rest, 1}, error);
+  while (written_ < plan_.words.size()) {
+    const platform::io_slice rest{plan_.words.data() + written_, plan_.words.size() - written_};
+    written_ += platform::write_some(plan_.socket, {&rest, 1}, error);
     if (!error) continue;
     wanted_ = readiness::kind::writable;
     if (platform::would_block(error)) return false;
     return finish(failure(errc::link_lost, error.message())), true;
   }
-  if (!std::exchange(wrote_, true)) {
-    at_ = plan_.words.size();
-    frame_.resize(wire::length_bytes);
-  }
   wanted_ = readiness::kind::readable;
+  return read_frame();
+}
+
+// As much as there is: a question that came with its hello is answered together with it.
+bool exchange::read_frame() {
+  std::array<std::byte, wire::header_bytes_max> room;
   while (true) {
-    const std::size_t have = at_ - plan_.words.size();
-    if (have == frame_.size()) {
-      if (std::exchange(sized_, true)) return finish(std::nullopt), true;
-      const auto whole = wire::opening_bytes(std::span(frame_).first<wire::length_bytes>());
-      if (!whole.has_value()) {
-        return finish(failure(errc::protocol_violation, "the first frame is no handshake")), true;
-      }
-      frame_.resize(*whole);
-      continue;
-    }
-    const std::size_t got =
-        platform::read_some(plan_.socket, std::span(frame_).subspan(have), error);
-    at_ += got;
+    std::error_code error;
+    const std::size_t got = platform::read_some(plan_.socket, room, error);
     if (error && platform::would_block(error)) return false;
     if (error) return finish(failure(errc::link_lost, error.message())), true;
     if (got == 0) {
       return finish(failure(errc::link_lost, "hung up before the first frame")), true;
     }
+    read_.insert(read_.end(), room.begin(), room.begin() + static_cast<std::ptrdiff_t>(got));
+    if (read_.size() < wire::length_bytes) continue;
+    const auto whole = wire::opening_bytes(std::span(read_).first<wire::length_bytes>());
+    if (!whole.has_value()) {
+      return finish(failure(errc::protocol_violation, "the first frame is no handshake")), true;
+    }
+    if (read_.size() < *whole) continue;
+    const auto header = read_.begin() + wire::length_bytes;
+    came_.header.assign(header, header + wire::load_length(read_.data()));
+    came_.rest.assign(read_.begin() + static_cast<std::ptrdiff_t>(*whole), read_.end());
+    return finish(std::nullopt), true;
   }
 }
 
 void exchange::finish(outcome why) noexcept {
   if (timer_.armed()) home_.disarm(timer_);
-  std::vector<std::byte> header;
-  if (!why.has_value()) {
-    const std::size_t length = wire::load_length(frame_.data());
-    frame_.resize(wire::length_bytes + length);
-    frame_.erase(frame_.begin(), frame_.begin() + wire::length_bytes);
-    header = std::move(frame_);
-  } else {
-    platform::close(std::exchange(plan_.socket, platform::no_handle));
-  }
+  if (why.has_value()) platform::close(std::exchange(plan_.socket, platform::no_handle));
   const function done = std::move(done_);
-  done(std::move(why), std::exchange(plan_.socket, platform::no_handle), std::move(header));
+  done(std::move(why), std::exchange(plan_.socket, platform::no_handle), std::move(came_));
 }
 
 }  // namespace hawser::detail

@@ -12,8 +12,8 @@
 namespace hawser::detail {
 
 /// The first words on a socket that no link owns yet: perhaps finish connecting, perhaps write a
-/// few bytes, then read exactly one frame and not a byte more. So the socket can be handed to any
-/// worker afterwards.
+/// few bytes, then read one frame. What has arrived behind it comes along in the same read, and
+/// goes with the socket to whichever worker has it afterwards.
 ///
 /// Threads: the worker's it was made on, all members and `done`.
 class exchange {
@@ -24,10 +24,14 @@ class exchange {
     std::vector<std::byte> words;      ///< written first; at most header_bytes_max
     clock::duration limit{};           ///< for all of it
   };
-  /// The socket and the frame after its length, or why not; the socket is closed then. The
-  /// exchange may be destroyed inside.
+  struct first_words {
+    std::vector<std::byte> header;  ///< the first frame after its length
+    std::vector<std::byte> rest;    ///< what has arrived behind it
+  };
+  /// The socket and what was read, or why not; the socket is closed then. The exchange may be
+  /// destroyed inside.
   using outcome = std::optional<failure>;
-  using function = std::function<void(outcome, platform::native_handle, std::vector<std::byte>)>;
+  using function = std::function<void(outcome, platform::native_handle, first_words)>;
 
   exchange(worker& home, plan what, function done);
   /// Gives up: closes the socket, `done` is not called.
@@ -41,7 +45,9 @@ class exchange {
   class wait;
 
   void step() noexcept;
-  [[nodiscard]] bool advance();  // false: wait for `wanted_`
+  // Each: true if finish() was called; otherwise wait for `wanted_`.
+  [[nodiscard]] bool advance();
+  [[nodiscard]] bool read_frame();
   void finish(outcome why) noexcept;
   static void on_limit(timer& entry) noexcept;
 
@@ -53,10 +59,9 @@ class exchange {
   worker& home_;
   plan plan_;
   function done_;
-  std::vector<std::byte> frame_;
-  std::size_t at_ = 0;  // of words, then of frame_
-  bool wrote_ = false;
-  bool sized_ = false;
+  std::vector<std::byte> read_;
+  first_words came_;         // from read_, once the frame is whole
+  std::size_t written_ = 0;  // of words
   readiness::kind wanted_ = readiness::kind::readable;
   limit_timer timer_;
   wait* wait_ = nullptr;  // outlives us until the reactor lets go of it

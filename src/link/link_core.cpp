@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
+#include <cstring>
 #include <new>
 
 #include "core/assert.hpp"
@@ -87,21 +88,33 @@ void link_core::join_home() noexcept {
 
 // ---- pipes ----------------------------------------------------------------------------------
 
+// The socket of a handshake is tuned once its first words have left, which the peer waits for.
 void link_core::pipe::start(platform::native_handle socket) {
-  if (owner_->origin_.kernel_buffers || index_ != 0) {
-    platform::stream_options options;
-    options.send_buffer_bytes = owner_->options_.socket_buffer_bytes;
-    options.receive_buffer_bytes = owner_->options_.socket_buffer_bytes;
-    options.fast_when_local = true;
-    if (index_ == 0) options.unsent_bytes = unsent_bytes_shared;
-    platform::apply(socket, options);
-  } else {
-    platform::apply(socket, {});
-  }
+  socket_ = socket;
+  tuned_ = index_ != 0;
+  if (tuned_) tune();
   stream_ = owner_->home_.reactor().open(socket, *this);
   owner_->open_pipes_ |= 1U << index_;
   owner_->sockets_.fetch_add(1, std::memory_order_relaxed);
   stream_->start_reading();
+}
+
+void link_core::pipe::tune() noexcept {
+  platform::stream_options options;
+  if (owner_->origin_.kernel_buffers || index_ != 0) {
+    options.send_buffer_bytes = owner_->options_.socket_buffer_bytes;
+    options.receive_buffer_bytes = owner_->options_.socket_buffer_bytes;
+    options.fast_when_local = true;
+    if (index_ == 0) options.unsent_bytes = unsent_bytes_shared;
+  }
+  platform::apply(socket_, options);
+}
+
+void link_core::pipe::take_over(std::span<const std::byte> rest) {
+  if (rest.empty()) return;
+  block* const copy = allocate_block(rest.size());
+  std::memcpy(copy->data(), rest.data(), rest.size());
+  on_block(copy, rest.size());
 }
 
 // What the system has taken at once makes room for more; others get their turn after a few.
@@ -119,6 +132,7 @@ void link_core::pipe::flush() noexcept {
     } else {
       writing_ = true;
     }
+    if (!std::exchange(tuned_, true)) tune();
   }
 }
 
@@ -166,9 +180,10 @@ void link_core::pipe::on_closed() noexcept {
   owner_->try_inert();
 }
 
-void link_core::start(platform::native_handle socket) noexcept {
+void link_core::start(platform::native_handle socket, std::span<const std::byte> rest) noexcept {
   try {
     pipes_[0].start(socket);
+    pipes_[0].take_over(rest);
   } catch (const std::exception& error) {
     machine_.fail(errc::resource_exhausted, error.what());
   }
@@ -207,12 +222,14 @@ void link_core::start_attach(std::size_t channel) noexcept {
 
 // Also while the link closes: the server, which was asked before, may have moved the channel
 // already, and what it has accepted comes on this socket.
-bool link_core::attach(std::size_t channel, platform::native_handle socket) noexcept {
+bool link_core::attach(std::size_t channel, platform::native_handle socket,
+                       std::span<const std::byte> rest) noexcept {
   attachers_[channel].reset();
   if (machine_.ended() || pipes_[channel].open()) return false;
   try {
     pipes_[channel].start(socket);
     machine_.attached(channel);
+    pipes_[channel].take_over(rest);
   } catch (const std::exception& error) {
     machine_.fail(errc::resource_exhausted, error.what());  // the peer counts on this socket
     dispatch();
@@ -346,6 +363,7 @@ void link_core::on_abandon() noexcept {
 void link_core::finish_up() noexcept {
   for (auto& each : attachers_) each.reset();
   if (attach_timer_.armed()) home_.disarm(attach_timer_);
+  pipes_[0].flush();  // now: whoever waited for the end may go on to something long
   if (registry_ != nullptr) std::exchange(registry_, nullptr)->remove(*this);
   if (pipes_[0].usable() && (pipes_[0].writing() || machine_.has_output(0))) {
     if (!std::exchange(linger_, true)) {

@@ -126,13 +126,15 @@ class link_core final : public component {
   [[nodiscard]] bool at_home() const noexcept { return current_executor == &home_; }
   [[nodiscard]] wire::machine& wire() noexcept { return machine_; }
   [[nodiscard]] const link_options& options() const noexcept { return options_; }
-  /// Starts pipe 0.
-  void start(platform::native_handle socket) noexcept;
+  /// Starts pipe 0; `rest` was read from it already.
+  void start(platform::native_handle socket, std::span<const std::byte> rest) noexcept;
   /// Server: attaches are looked up there from now on. False: the link's id is taken.
   [[nodiscard]] bool adopt_registry(std::shared_ptr<link_registry> registry, std::uint32_t user,
                                     bool has_user);
-  /// `channel` has a socket of its own. False: it may not, and the socket is the caller's still.
-  [[nodiscard]] bool attach(std::size_t channel, platform::native_handle socket) noexcept;
+  /// `channel` has a socket of its own, and `rest` was read from it already. False: it may not, and
+  /// the socket is the caller's still.
+  [[nodiscard]] bool attach(std::size_t channel, platform::native_handle socket,
+                            std::span<const std::byte> rest) noexcept;
   /// An attempt to attach ended without a socket; the channel stays on pipe 0.
   void attach_failed(std::size_t channel, const failure& why) noexcept;
   /// Something may be ready to write: it leaves at the end of this turn.
@@ -165,6 +167,8 @@ class link_core final : public component {
       return usable() && !writing_ && owner_->machine_.has_output(index_);
     }
     void start(platform::native_handle socket);
+    /// What was read from the socket before it was ours.
+    void take_over(std::span<const std::byte> rest);
     void flush() noexcept;
     void close() noexcept;
 
@@ -176,9 +180,13 @@ class link_core final : public component {
     void on_closed() noexcept override;
 
    private:
+    void tune() noexcept;
+
     link_core* owner_ = nullptr;
     std::size_t index_ = 0;
+    platform::native_handle socket_ = platform::no_handle;  // the stream's
     std::unique_ptr<stream> stream_;
+    bool tuned_ = false;
     bool writing_ = false;
     bool closing_ = false;
   };

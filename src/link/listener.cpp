@@ -244,8 +244,8 @@ void listener_core::on_accept(platform::native_handle socket) noexcept {
     place->words = std::make_unique<exchange>(
         home_, std::move(plan),
         [this, place](const exchange::outcome& why, platform::native_handle greeted_socket,
-                      std::vector<std::byte> header) {
-          greeted(place, why, greeted_socket, std::move(header));
+                      exchange::first_words came) {
+          greeted(place, why, greeted_socket, std::move(came));
         });
     greetings_.splice(greetings_.begin(), one);
     place->words->start();
@@ -256,19 +256,21 @@ void listener_core::on_accept(platform::native_handle socket) noexcept {
 }
 
 void listener_core::greeted(greeting_place who, const exchange::outcome& why,
-                            platform::native_handle socket, std::vector<std::byte> header) {
+                            platform::native_handle socket, exchange::first_words came) {
   const greeting greeted_one = std::move(*who);
   greetings_.erase(who);
   if (why.has_value()) {
     return note(log_level::info, uri + ": handshake with " + greeted_one.from + ": " + why->text());
   }
-  const auto opening = wire::decode_opening(header);
+  const auto opening = wire::decode_opening(came.header);
   if (!opening.has_value()) {
     return refuse(socket, errc::protocol_violation, "the first frame is no hello and no attach",
                   greeted_one.from);
   }
-  if (opening->attach.has_value()) return admit_attach(socket, *opening->attach);
-  admit(greeted_one, socket, *opening->hello);
+  if (opening->attach.has_value()) {
+    return admit_attach(socket, *opening->attach, std::move(came.rest));
+  }
+  admit(greeted_one, socket, *opening->hello, std::move(came.rest));
 }
 
 // One attempt: what the system does not take at once is not worth waiting for.
@@ -284,7 +286,7 @@ void listener_core::refuse(platform::native_handle socket, errc code, const std:
 }
 
 void listener_core::admit(const greeting& who, platform::native_handle socket,
-                          const wire::hello& hello) {
+                          const wire::hello& hello, std::vector<std::byte> rest) {
   const std::uint32_t user = who.peer.has_value() ? who.peer->user : 0;
   const bool has_user = who.peer.has_value();
   if (!registry_->reserve(user, has_user)) {
@@ -292,7 +294,7 @@ void listener_core::admit(const greeting& who, platform::native_handle socket,
   }
   worker& home = home_.runtime().pick_home();
   errand::send(home, [self = shared_from_this(), &home, socket, hello, from = who.from, user,
-                      has_user] {
+                      has_user, rest = std::move(rest)] {
     link_core* core = nullptr;
     try {
       wire::settings settings = make_settings(self->options_.link);
@@ -311,8 +313,9 @@ void listener_core::admit(const greeting& who, platform::native_handle socket,
         self->note(log_level::warning,
                    self->uri + ": refused " + from + ": " + core->wire().why().text());
       }
-      core->start(socket);
-      if (!core->wire().ended()) self->deliver(std::move(handle));
+      const bool open = !core->wire().ended();
+      core->start(socket, rest);
+      if (open) self->deliver(std::move(handle));
     } catch (const std::exception& error) {
       self->note(log_level::error, self->uri + ": " + error.what());
       if (core == nullptr) {
@@ -323,13 +326,15 @@ void listener_core::admit(const greeting& who, platform::native_handle socket,
   });
 }
 
-void listener_core::admit_attach(platform::native_handle socket, const wire::attach& wanted) {
+void listener_core::admit_attach(platform::native_handle socket, const wire::attach& wanted,
+                                 std::vector<std::byte> rest) {
   link_core* const core = registry_->find(wanted);
   if (core == nullptr) {
     return refuse(socket, errc::unauthorized, "an attach without its link or secret", "an attach");
   }
   errand::send(core->home(), [self = shared_from_this(), core, socket,
-                              channel = static_cast<std::size_t>(wanted.channel)] {
+                              channel = static_cast<std::size_t>(wanted.channel),
+                              rest = std::move(rest)] {
     if (channel == 0 || channel >= wire::channel_count || !core->wire().attach_allowed(channel)) {
       self->refuse(socket, errc::refused,
                    "channel " + std::to_string(channel) + " cannot have another socket",
@@ -339,7 +344,9 @@ void listener_core::admit_attach(platform::native_handle socket, const wire::att
       const platform::io_slice slice{frame.data(), frame.size()};
       std::error_code error;
       const std::size_t wrote = platform::write_some(socket, {&slice, 1}, error);
-      if (wrote != frame.size() || !core->attach(channel, socket)) platform::close(socket);
+      if (wrote != frame.size() || !core->attach(channel, socket, rest)) {
+        platform::close(socket);
+      }
     }
     core->end_visit();
   });

@@ -20,7 +20,8 @@ namespace hawser::detail {
 /// A listener on its home worker: accepts sockets, reads their first frame, and makes links on
 /// other workers or attaches sockets to links that exist.
 ///
-/// Every socket passes a *greeting* first: one frame, bounded in size and time, and no byte more.
+/// Every socket passes a *greeting* first: one frame, bounded in size and time. What has
+/// come behind it goes on to the link.
 ///
 /// Threads: home's, except where a member says otherwise.
 class listener_core final : public component,
@@ -70,9 +71,11 @@ class listener_core final : public component,
   void leave_address() noexcept;
   void close_here() noexcept;
   void greeted(greeting_place who, const exchange::outcome& why, platform::native_handle socket,
-               std::vector<std::byte> header);
-  void admit(const greeting& who, platform::native_handle socket, const wire::hello& hello);
-  void admit_attach(platform::native_handle socket, const wire::attach& wanted);
+               exchange::first_words came);
+  void admit(const greeting& who, platform::native_handle socket, const wire::hello& hello,
+             std::vector<std::byte> rest);
+  void admit_attach(platform::native_handle socket, const wire::attach& wanted,
+                    std::vector<std::byte> rest);
   void refuse(platform::native_handle socket, errc code, const std::string& text,
               const std::string& from);
   void note(log_level level, const std::string& text) noexcept;
