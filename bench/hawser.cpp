@@ -51,11 +51,19 @@ hawser::executor_config config_of(waits how) {
   return config;
 }
 
-/// How many sockets a link asks for.
-enum class sockets : std::uint8_t { by_default, one };
+/// What a link asks for: how many sockets, and whether its question goes along with its hello.
+enum class link_kind : std::uint8_t { by_default, one_socket, one_socket_early };
 
-std::string address_of(const client_seat& seat, sockets wanted) {
-  return seat.address() + (wanted == sockets::one ? "?channels=1" : "");
+std::string address_of(const client_seat& seat, link_kind wanted) {
+  switch (wanted) {
+    case link_kind::by_default:
+      break;
+    case link_kind::one_socket:
+      return seat.address() + "?channels=1";
+    case link_kind::one_socket_early:
+      return seat.address() + "?channels=1&early=1";
+  }
+  return seat.address();
 }
 
 hawser::listener listen(hawser::runtime& runtime, const server_seat& seat) {
@@ -183,7 +191,8 @@ task<void> serve_newcomers(hawser::scope& clients, hawser::listener listener, co
   }
 }
 
-template <sockets Wanted>
+// An early link asks as raw sockets do: without waiting for a word of the server first.
+template <link_kind Wanted>
 task<void> call_and_leave(client_seat& seat) {
   const auto address = address_of(seat, Wanted);
   small_message message{};
@@ -345,11 +354,11 @@ task<void> ping_beside_part(const hawser::link& link, client_seat& seat, unsigne
 
 // What a ping may have to wait for: the largest piece of bulk that leaves at once. See
 // src/wire/README.md.
-constexpr double slice_bytes(sockets wanted) {
-  return wanted == sockets::one ? 64 << 10 : 1 << 20;
+constexpr double slice_bytes(link_kind wanted) {
+  return wanted == link_kind::one_socket ? 64 << 10 : 1 << 20;
 }
 
-template <sockets Wanted>
+template <link_kind Wanted>
 task<void> ping_beside_bulk(client_seat& seat) {
   const auto link = co_await hawser::connect(address_of(seat, Wanted));
   pinging idle;
@@ -398,13 +407,15 @@ constexpr std::array entries{
                  call<stream, send_oneway>},
     bench::entry{&bench::bulk_1mib, "hawser", serve<bulk, count_messages>, call<bulk, send_bulk>},
     bench::entry{&bench::connect_reply, "hawser", serve_links<serve_newcomers>,
-                 call_links<call_and_leave<sockets::by_default>>},
+                 call_links<call_and_leave<link_kind::by_default>>},
     bench::entry{&bench::connect_reply, "hawser_one", serve_links<serve_newcomers>,
-                 call_links<call_and_leave<sockets::one>>},
+                 call_links<call_and_leave<link_kind::one_socket_early>>},
+    bench::entry{&bench::connect_reply, "hawser_one_welcomed", serve_links<serve_newcomers>,
+                 call_links<call_and_leave<link_kind::one_socket>>},
     bench::entry{&bench::ping_beside_bulk, "hawser", serve_links<serve_both>,
-                 call_links<ping_beside_bulk<sockets::by_default>>},
+                 call_links<ping_beside_bulk<link_kind::by_default>>},
     bench::entry{&bench::ping_beside_bulk, "hawser_one", serve_links<serve_both>,
-                 call_links<ping_beside_bulk<sockets::one>>},
+                 call_links<ping_beside_bulk<link_kind::one_socket>>},
     bench::entry{&bench::load, "hawser", serve<stream, echo>, call<stream, offer_load>},
 };
 

@@ -30,7 +30,8 @@ QUESTIONS = {
     "bulk_1mib": "How many bytes a second do messages of 1 MiB carry one way, counted until the "
     "receiver has acknowledged the last?",
     "connect_reply": "How long from the start of connecting to the first reply? hawser: four "
-    "sockets; hawser_one: one; floor: a plain connect and echo.",
+    "sockets; hawser_one: one, and the question leaves with the hello; hawser_one_welcomed: one, "
+    "and it waits for the welcome; floor: a plain connect and echo.",
     "ping_beside_bulk": "How long does a small message take there and back on rpc while messages "
     "of 1 MiB stream on bulk? idle: the same without bulk, before. hawser: a socket a channel; "
     "hawser_one: all channels share one.",
