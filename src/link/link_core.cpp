@@ -2,6 +2,7 @@
 #include "link/link_core.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <chrono>
 #include <cstring>
@@ -20,6 +21,7 @@ constexpr std::size_t unsent_bytes_shared = 128 << 10;
 // How long the last words of a link that failed may take to leave.
 constexpr auto linger_time = std::chrono::milliseconds(500);
 constexpr unsigned writes_a_flush = 4;
+constexpr std::array<std::size_t, wire::pipe_count> flush_order{1, 2, 0, 3};
 // How long a channel is used before it gets a socket of its own: a link that asks one question does
 // not pay for it, and the first reply does not wait for it.
 constexpr auto attach_pause = std::chrono::milliseconds(2);
@@ -262,12 +264,14 @@ void link_core::run_flush(work& item) noexcept {
   static_cast<link_work&>(item).owner.flush();
 }
 
-// The control pipe last: what the others have just framed may let it say END or CLOSE.
+// Bulk after the others: until the system has copied a slice of it nothing else leaves. The control
+// pipe once more at the end: what the others have just framed may let it say END or CLOSE.
 void link_core::flush() noexcept {
   flush_queued_ = false;
-  for (unsigned left = open_pipes_; left != 0; left &= ~std::bit_floor(left)) {
-    pipes_[static_cast<std::size_t>(std::bit_width(left) - 1)].flush();
+  for (const std::size_t each : flush_order) {
+    if ((open_pipes_ & 1U << each) != 0) pipes_[each].flush();
   }
+  pipes_[0].flush();
   // What left at once may have let others say something: a channel that has moved. Before
   // dispatch(), which may be our end.
   touch_for_output();
