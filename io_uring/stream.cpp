@@ -13,13 +13,6 @@
 #include "native.hpp"
 
 namespace hawser {
-namespace {
-
-// A worker that reads inline answers what it has read before it reads on: small reads let both
-// sides of a busy link work at the same time.
-constexpr std::size_t inline_bytes = 9 << 10;
-
-}  // namespace
 
 uring_stream::uring_stream(uring_reactor& home, platform::native_handle socket,
                            stream_events& owner) noexcept
@@ -165,7 +158,7 @@ bool uring_stream::read_direct_inline(std::span<std::byte> space) noexcept {
 bool uring_stream::read_block_inline() noexcept {
   try {
     std::error_code error;
-    const auto came = home_.blocks().read(socket_, inline_bytes, error);
+    const auto came = home_.blocks().read(socket_, read_blocks::inline_bytes, error);
     if (came.bytes == 0) return ended_inline(error.value());
     home_.count().bytes_read += came.bytes;
     owner_.on_block(came.block, came.bytes);

@@ -17,6 +17,9 @@ namespace hawser {
 class read_blocks {
  public:
   static constexpr std::size_t bytes_each = 64 << 10;
+  /// What a worker that reads inline takes at once: it answers that before it reads on, so that
+  /// both sides of a busy link work at the same time.
+  static constexpr std::size_t inline_bytes = 9 << 10;
 
   read_blocks() noexcept = default;
   read_blocks(const read_blocks&) = delete;

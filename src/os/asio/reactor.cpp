@@ -327,7 +327,8 @@ bool portable_stream::read_block(std::size_t& moved) noexcept {
   try {
     std::error_code error;
     ++home_.count().system_calls;
-    const auto came = home_.blocks().read(native_, read_blocks::bytes_each, error);
+    const std::size_t most = hot_ ? read_blocks::inline_bytes : read_blocks::bytes_each;
+    const auto came = home_.blocks().read(native_, most, error);
     home_.count().bytes_read += came.bytes;
     moved += came.bytes;
     if (came.bytes != 0) {
@@ -335,7 +336,7 @@ bool portable_stream::read_block(std::size_t& moved) noexcept {
     } else if (!platform::would_block(error)) {
       end(error);
     }
-    return came.bytes == read_blocks::bytes_each;
+    return !hot_ && came.bytes == most;
   } catch (const std::bad_alloc&) {
     end(make_error_code(errc::resource_exhausted));
     return false;
