@@ -32,7 +32,7 @@ struct wait_histogram {
 
 /// Of one priority on one worker.
 struct priority_stats {
-  std::uint64_t executed = 0;
+  std::uint64_t executed = 0;     ///< begun; also what runs now
   std::uint64_t stolen = 0;       ///< of the executed, taken from other workers
   std::uint64_t queued = 0;       ///< runnable now
   wait_histogram queue_wait;      ///< from runnable to running, also when that was at once; sampled
@@ -42,7 +42,7 @@ struct priority_stats {
 struct worker_stats {
   std::array<priority_stats, priority_count> priorities;
   std::uint64_t turns = 0;           ///< looks at the reactor
-  std::uint64_t executed = 0;        ///< work items run, all priorities
+  std::uint64_t executed = 0;        ///< work items begun, all priorities
   std::uint64_t posts_received = 0;  ///< work items that came from other threads
   std::uint64_t parks = 0;           ///< times the worker slept
   std::uint64_t spins = 0;           ///< times it looked for work first

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <bit>
@@ -23,22 +24,26 @@ namespace hawser::detail {
 /// item that was just made runnable here and runs next. The bound and the others take turns within
 /// a priority; the dispatcher chooses the priority.
 ///
+/// Of each priority one item at a time is timed on its way through: who pushes is told when the
+/// next is due, and who pops is told that it was this one.
+///
 /// Threads: its worker's; steal_from() and the sizes any.
 class ready_queues {
  public:
   using deque = steal_deque<256>;
 
-  explicit ready_queues(const executor_config& config) : dispatcher_(config) {}
+  explicit ready_queues(const executor_config& config)
+      : timed_every_(config.stats_sample), dispatcher_(config) {}
 
   [[nodiscard]] detail::dispatcher& dispatcher() noexcept { return dispatcher_; }
   /// Bits of the priorities that seem to have something: thieves do not clear them.
-  [[nodiscard]] unsigned waiting() const noexcept { return waiting_; }
-  [[nodiscard]] bool empty() const noexcept { return waiting_ == 0; }
+  [[nodiscard]] unsigned waiting() const noexcept { return state_ & all_priorities; }
+  [[nodiscard]] bool empty() const noexcept { return state_ == 0; }
 
-  void push_bound(work& item, std::size_t at) noexcept {
-    bound_[at].push(item);
-    ++bound_count_[at];
-    waiting_ |= 1U << at;
+  /// True: this wait is one to be timed, see time_bound().
+  [[nodiscard]] bool push_bound(work& item, std::size_t at) noexcept {
+    append_bound(item, at);
+    return counts_as_timed(at);
   }
   /// False: no room, it was not queued.
   [[nodiscard]] bool push_roaming(work& item, std::size_t at) noexcept {
@@ -68,20 +73,23 @@ class ready_queues {
   /// Moves what waits at `from` to where `place(item)` says, in order.
   template <class F>
   void move(std::size_t from, F&& place) noexcept {
-    if ((waiting_ & 1U << from) == 0) return;
-    work_list bound = bound_[from].take_all();
-    bound_count_[from].reset();
-    while (!bound.empty()) {
-      work& item = bound.pop();
-      push_bound(item, place(item));
+    if ((state_ & 1U << from) == 0) return;
+    bound_queue& bound = bound_[from];
+    bound.timed = nullptr;
+    work_list moved = bound.items.take_all();
+    while (!moved.empty()) {
+      work& item = moved.pop();
+      --bound.pushed;
+      append_bound(item, place(item));
     }
+    if (bound.items.empty() && (state_ & one_roaming << from) == 0) state_ &= ~(1U << from);
     // Once around: the owner alone adds, so that each finds room again where it was.
     for (auto left = queues_[from].roaming.size(); left != 0; --left) {
       work* const item = queues_[from].roaming.take();
       if (item == nullptr) return;
       const std::size_t to = place(*item);
       mark_roaming(to);
-      if (!queues_[to].roaming.push(*item)) push_bound(*item, to);
+      if (!queues_[to].roaming.push(*item)) append_bound(*item, to);
     }
   }
   /// The oldest that may run elsewhere, or null.
@@ -95,16 +103,45 @@ class ready_queues {
     return queues_[at].roaming.take_back(item);
   }
 
-  /// Several priorities seem to have something, so that the dispatcher chooses.
-  [[nodiscard]] bool contended() const noexcept { return (waiting_ & (waiting_ - 1)) != 0; }
-  /// The next to run and its priority, or null. Who runs alone is not charged for it.
-  [[nodiscard]] work* pop(std::size_t& at) noexcept {
-    while (waiting_ != 0) {
-      at = contended() ? dispatcher_.pick(waiting_)
-                       : static_cast<std::size_t>(std::countr_zero(waiting_));
-      if (work* const item = take(at)) return item;
+  // The timing of waits. What is pushed where thieves may take it may leave without a pop, and
+  // come back: so each such push is counted by count_roaming().
+  /// True: this wait is one to be timed, see time_roaming().
+  [[nodiscard]] bool count_roaming(const work& item, std::size_t at) noexcept {
+    if (&item == queues_[at].timed) queues_[at].timed = nullptr;
+    return counts_as_timed(at);
+  }
+  [[nodiscard]] bool is_timing(std::size_t at) const noexcept {
+    return bound_[at].timed != nullptr || queues_[at].timed != nullptr;
+  }
+  void time_bound(const work& item, std::size_t at) noexcept {
+    bound_[at].timed = &item;
+    queues_[at].timed = nullptr;
+  }
+  void time_roaming(const work& item, std::size_t at) noexcept {
+    bound_[at].timed = nullptr;
+    queues_[at].timed = &item;
+  }
+
+  struct popped {
+    work* item = nullptr;    // null: there is nothing
+    std::size_t at = 0;      // its priority
+    bool contended = false;  // other priorities waited too, and the dispatcher chose
+    bool timed = false;
+  };
+  /// The next to run. Who runs alone is not charged for it.
+  ///
+  /// Cost: a few instructions where only bound work of one priority waits.
+  [[nodiscard]] popped pop() noexcept {
+    // One bit: it is of a waiting priority, which has nothing that roams.
+    if ((state_ & (state_ - 1)) != 0) {
+      const popped any = pop_any();
+      return {any.item, any.at, any.contended, any.timed};  // member by member: in registers
     }
-    return nullptr;
+    if (state_ == 0) return {};
+    const auto at = static_cast<std::size_t>(std::countr_zero(state_));
+    work& item = pop_bound(at);
+    if (bound_[at].items.empty()) state_ = 0;
+    return {&item, at, false, is_timed(item, bound_[at].timed)};
   }
 
   /// Takes about half of what `victim` lets go; false: it has nothing.
@@ -115,7 +152,7 @@ class ready_queues {
     if (taken.item == nullptr) return false;
     count = taken.count;
     if (count > 1) mark_roaming(at);
-    push_bound(*taken.item, at);
+    append_bound(*taken.item, at);
     return true;
   }
   /// What `victim` meant to run next: for when it does not come to it.
@@ -123,7 +160,7 @@ class ready_queues {
     auto& next = victim.queues_[at].next;
     if (next.load(std::memory_order_relaxed) == nullptr) return false;
     work* const item = next.exchange(nullptr, std::memory_order_acq_rel);  // as in push_next()
-    if (item != nullptr) push_bound(*item, at);
+    if (item != nullptr) append_bound(*item, at);
     return item != nullptr;
   }
   /// seq_cst: the last look before sleeping.
@@ -136,52 +173,72 @@ class ready_queues {
     return queues_[at].roaming.size() != 0 ||
            queues_[at].next.load(std::memory_order_relaxed) != nullptr;
   }
+  /// How many were popped.
+  [[nodiscard]] std::uint64_t begun(std::size_t at) const noexcept {
+    return bound_[at].popped + queues_[at].popped;
+  }
   /// A moment's truth.
   [[nodiscard]] std::uint64_t depth(std::size_t at) const noexcept {
     const per_priority& of = queues_[at];
     const bool has_next = of.next.load(std::memory_order_relaxed) != nullptr;
-    return of.roaming.size() + bound_count_[at] + has_next;
+    const std::uint64_t pushed = bound_[at].pushed;  // may be older than what was popped
+    return of.roaming.size() + has_next + pushed - std::min(pushed, bound_[at].popped.get());
   }
 
  private:
   // Of those that run next in a row before older ones get their turn.
   static constexpr unsigned next_in_a_row = 3;
+  static constexpr unsigned all_priorities = (1U << priority_count) - 1;
+  static constexpr unsigned one_roaming = 1U << priority_count;
 
+  // A cache line: what a push and a pop need.
+  struct alignas(64) bound_queue {
+    work_list items;
+    counter pushed;
+    counter popped;
+    const work* timed = nullptr;
+    unsigned until_timed = 1;  // pushes of the priority until the next that is timed
+  };
   struct per_priority {
     bool bound_first = false;
     unsigned next_left = next_in_a_row;
     std::atomic<work*> next{nullptr};
+    const work* timed = nullptr;
+    counter popped;
     ready_queues::deque roaming;
   };
 
-  void mark_roaming(std::size_t at) noexcept {
-    roaming_ |= 1U << at;
-    waiting_ |= 1U << at;
+  void mark_roaming(std::size_t at) noexcept { state_ |= (one_roaming | 1U) << at; }
+  void append_bound(work& item, std::size_t at) noexcept {
+    bound_queue& to = bound_[at];
+    to.items.push(item);
+    ++to.pushed;
+    state_ |= 1U << at;
+  }
+  [[nodiscard]] bool counts_as_timed(std::size_t at) noexcept {
+    if (--bound_[at].until_timed != 0) return false;
+    bound_[at].until_timed = timed_every_;
+    return true;
   }
   [[nodiscard]] work& pop_bound(std::size_t at) noexcept {
-    --bound_count_[at];
-    return bound_[at].pop();
+    ++bound_[at].popped;
+    return bound_[at].items.pop();
   }
-  [[nodiscard]] work* take(std::size_t at) noexcept {
-    const unsigned bit = 1U << at;
-    work_list& bound = bound_[at];
-    if ((roaming_ & bit) != 0) {
-      per_priority& from = queues_[at];
-      from.bound_first = !from.bound_first;
-      if (from.bound_first && !bound.empty()) return &pop_bound(at);
-      if (work* const item = take_roaming(from)) return item;
-      roaming_ &= ~bit;
-    }
-    work* const item = bound.empty() ? nullptr : &pop_bound(at);
-    if (bound.empty()) waiting_ &= ~bit;
-    return item;
+  [[nodiscard]] static bool is_timed(const work& item, const work*& timed) noexcept {
+    if (&item != timed) [[likely]]
+      return false;
+    timed = nullptr;
+    return true;
   }
+  [[nodiscard]] popped pop_any() noexcept;
+  [[nodiscard]] work* take(std::size_t at, bool& timed) noexcept;
   [[nodiscard]] work* take_roaming(per_priority& from) noexcept;
 
-  std::array<work_list, priority_count> bound_;
-  std::array<counter, priority_count> bound_count_;
-  unsigned waiting_ = 0;
-  unsigned roaming_ = 0;
+  std::array<bound_queue, priority_count> bound_;
+  // From the low bits: which priorities seem to have something, and which of these something that
+  // roams. One that has not has something bound.
+  unsigned state_ = 0;
+  const unsigned timed_every_;
   detail::dispatcher dispatcher_;
   std::array<per_priority, priority_count> queues_;
 };

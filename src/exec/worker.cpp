@@ -73,7 +73,7 @@ void worker::spawn_here(work& item, priority urgency) noexcept {
   const auto at = static_cast<std::size_t>(urgency);
   if (owner_.is_capped(at)) return hand_over(item, urgency);
   if (!owner_.shares_work()) return push_bound(item, urgency);
-  begin_sample(item, at);
+  count_roaming(item, at);
   share(item, urgency);
 }
 
@@ -108,7 +108,7 @@ void worker::wake(work& item, priority urgency) noexcept {
   if (here == nullptr || &here->owner_ != &owner_) return post(item, urgency);
   if (!owner_.shares_work()) return here->push_bound(item, urgency);
   const auto at = static_cast<std::size_t>(urgency);
-  here->begin_sample(item, at);
+  here->count_roaming(item, at);
   work* const displaced = here->ready_.push_next(item, at);
   if (displaced != nullptr) here->share(*displaced, urgency);
 }
@@ -132,19 +132,23 @@ void worker::raise() noexcept {
 
 // One that is on its way is not given up for the next: those that wait long would be the ones that
 // are missed. But it may have been stolen, so not for ever either.
-void worker::take_sample(const work& item, std::size_t at) noexcept {
+bool worker::take_sample(std::size_t at) noexcept {
   constexpr unsigned skipped_most = 64;
   wait_sample& sample = samples_[at];
-  sample.left = owner_.config().stats_sample;
-  if (sample.item != nullptr && ++sample.skipped < skipped_most) return;
-  sample.skipped = 0;
-  sample.item = &item;
-  sample.queued = now();
+  if (ready_.is_timing(at) && ++sample.skipped < skipped_most) return false;
+  sample = {now(), 0};
+  return true;
+}
+
+[[gnu::noinline]] void worker::time_bound(const work& item, std::size_t at) noexcept {
+  if (take_sample(at)) ready_.time_bound(item, at);
+}
+
+[[gnu::noinline]] void worker::time_roaming(const work& item, std::size_t at) noexcept {
+  if (take_sample(at)) ready_.time_roaming(item, at);
 }
 
 void worker::end_sample(std::size_t at) noexcept {
-  samples_[at].item = nullptr;
-  samples_[at].skipped = 0;
   const auto waited = static_cast<std::uint64_t>((now() - samples_[at].queued).count());
   ++counts_.priorities[at].waits[wait_histogram::bucket_of(waited)];
 }
@@ -270,9 +274,8 @@ bool worker::ends(clock::time_point& give_up) noexcept {
 void worker::run_rest() noexcept {
   look();
   work_list rest;
-  std::size_t at = 0;
-  while (work* const item = ready_.pop(at)) rest.push(*item);
-  for (at = 0; at < priority_count; ++at) {
+  while (work* const item = ready_.pop().item) rest.push(*item);
+  for (std::size_t at = 0; at < priority_count; ++at) {
     unsigned count = 0;
     rest.append(owner_.injected().take(static_cast<priority>(at), ~0U, count));
   }
@@ -323,7 +326,7 @@ unsigned worker::take_injected(priority urgency, unsigned most) noexcept {
       push_bound(item, now_at);
       continue;
     }
-    begin_sample(item, at);
+    count_roaming(item, at);
     ready_.push_injected(item, at);
   }
   counts_.posts_received += count;
@@ -361,30 +364,26 @@ void worker::run_items() noexcept {
   const auto until = before + limit;
   unsigned seen = 0;
   unsigned next_look = first_look;
-  for (unsigned count = 1; count <= items_a_turn; ++count) {
-    const bool charged = ready_.contended() && ready_.dispatcher().measures();
-    std::size_t at = 0;
-    work* const item = ready_.pop(at);
-    if (item == nullptr) return;
-    if (item == samples_[at].item) end_sample(at);
-    if ((permits_ & ~(1U << at)) != 0) give_up_idle_permits();
-    running_ = at;
-    item->run(*item);
-    ++counts_.priorities[at].executed;
+  for (unsigned count = 1;; ++count) {
     if (attention_.load(std::memory_order_relaxed) || (more_injected_ != 0 && wants_injected())) {
       look();
     }
-    if (ready_.empty()) return;
-    if (!charged && count < next_look) continue;
+    const auto next = ready_.pop();
+    if (next.item == nullptr) return;
+    if (next.timed) end_sample(next.at);
+    if (permits_ != 0) give_up_idle_permits(next.at);
+    running_ = next.at;
+    next.item->run(*next.item);
+    const bool charged = next.contended && ready_.dispatcher().measures();
+    if ((count < next_look && !charged) || ready_.empty()) continue;
     const auto after = now();
     const auto each = (after - before) / (count - seen);
     if (charged) {
-      ready_.dispatcher().charge(static_cast<unsigned>(at),
-                                 static_cast<std::uint64_t>(each.count()));
+      ready_.dispatcher().charge(next.at, static_cast<std::uint64_t>(each.count()));
     }
-    if (after >= until) return;
+    if (after >= until || count >= items_a_turn) return;
     const unsigned stride = each > limit / longest_stride ? 1 : std::min(count * 3, longest_stride);
-    next_look = count + stride;
+    next_look = std::min(count + stride, items_a_turn);
     before = after;
     seen = count;
   }
@@ -562,7 +561,8 @@ void worker::give_up_permits(unsigned which) noexcept {
 }
 
 // Before anything else than what the permit is for: it may hold the worker for long.
-void worker::give_up_idle_permits() noexcept {
+void worker::give_up_idle_permits(std::size_t running) noexcept {
+  if ((permits_ & ~(1U << running)) == 0) return;
   unsigned idle = 0;
   for (std::size_t at = 0; at < priority_count; ++at) {
     if (!ready_.has_roaming(at)) idle |= 1U << at;
@@ -597,7 +597,7 @@ worker_stats worker::stats() const noexcept {
   for (std::size_t at = 0; at < priority_count; ++at) {
     const priority_counters& from = counts_.priorities[at];
     priority_stats& to = all.priorities[at];
-    to.executed = from.executed;
+    to.executed = ready_.begun(at);
     to.stolen = from.stolen;
     to.queued = ready_.depth(at);
     for (std::size_t i = 0; i < wait_histogram::buckets; ++i) {

@@ -106,7 +106,6 @@ class alignas(64) worker final : public executor {
     bool untold = false;          // somebody has not heard of the current phase
   };
   struct priority_counters {
-    counter executed;
     counter stolen;
     std::array<counter, wait_histogram::buckets> waits;
   };
@@ -122,12 +121,10 @@ class alignas(64) worker final : public executor {
     counter longest_gap_ns;
     counter stalls;
   };
-  // One item of a priority at a time is timed on its way through a queue.
+  // The item of a priority that is timed on its way through a queue.
   struct wait_sample {
-    const work* item = nullptr;
     clock::time_point queued;
-    unsigned left = 1;     // pushes until the next
-    unsigned skipped = 0;  // that would have been the next, had the last one come through
+    unsigned skipped = 0;  // that would have been the next, had this one come through
   };
 
   // What runtime_core drives.
@@ -158,15 +155,14 @@ class alignas(64) worker final : public executor {
   void post_from_elsewhere(work& item, priority urgency) noexcept;
   void push_bound(work& item, priority urgency) noexcept {
     const auto at = static_cast<std::size_t>(urgency);
-    begin_sample(item, at);
-    ready_.push_bound(item, at);
+    if (ready_.push_bound(item, at)) time_bound(item, at);
   }
-  void begin_sample(const work& item, std::size_t at) noexcept {
-    wait_sample& sample = samples_[at];
-    if (&item == sample.item) sample.item = nullptr;  // it went elsewhere, and is back
-    if (--sample.left == 0) take_sample(item, at);
+  void count_roaming(const work& item, std::size_t at) noexcept {
+    if (ready_.count_roaming(item, at)) time_roaming(item, at);
   }
-  void take_sample(const work& item, std::size_t at) noexcept;
+  void time_bound(const work& item, std::size_t at) noexcept;
+  void time_roaming(const work& item, std::size_t at) noexcept;
+  [[nodiscard]] bool take_sample(std::size_t at) noexcept;
   void end_sample(std::size_t at) noexcept;
   // Nothing to run.
   [[nodiscard]] bool has_work() const noexcept { return !ready_.empty() || !hooks_.empty(); }
@@ -186,7 +182,7 @@ class alignas(64) worker final : public executor {
   [[nodiscard]] bool may_take(std::size_t at) const noexcept;
   [[nodiscard]] bool hold_permit(std::size_t at) noexcept;
   void give_up_permits(unsigned which) noexcept;
-  void give_up_idle_permits() noexcept;
+  void give_up_idle_permits(std::size_t running) noexcept;
   void see_cap(std::size_t at) noexcept;
   // Figures.
   void note_gap(clock::time_point now) noexcept;

@@ -70,8 +70,9 @@ void yield_op::suspend(std::coroutine_handle<> yielder,
 
 void yield_op::run_resume(detail::work& self) noexcept {
   auto& yielded = static_cast<yield_op&>(self);
-  yielded.home_->note_resumed(yielded.yielder_);
-  yielded.yielder_.resume();
+  const auto yielder = yielded.yielder_;
+  yielded.home_->note_resumed(yielder);
+  yielder.resume();
 }
 
 result<void> yield_op::await_result() const {
