@@ -285,6 +285,38 @@ TEST_SUITE("post") {
     }
   }
 
+  TEST_CASE("nobody is woken for work that the cap keeps from it") {
+    const test::watchdog dog(60s);
+    auto config = test::config(2);
+    config.max_workers = {0, 0, 0, 1};
+    const auto runtime = make_runtime(config);
+    if (!runtime) return;
+    auto& core = runtime->core();
+    const auto wakeups = [&] {
+      std::uint64_t sent = 0;
+      for (const auto& each : runtime->stats().workers) sent += each.wakeups_sent;
+      return sent;
+    };
+    std::uint64_t before = 0;
+    std::uint64_t after = 0;
+    std::promise<void> done;
+    std::atomic<bool> posted{false};  // and the wake-up for it counted
+    unsigned left = 20;
+    // Each piece finds the other worker asleep, and goes on as another of its kind.
+    const std::function<void()> piece = [&] {
+      wait_until([&] { return posted && core.sleepers().parked() == 1; });
+      if (left == 20) before = wakeups();
+      if (--left != 0) return runtime->post(piece, priority::bulk);
+      after = wakeups();
+      done.set_value();
+    };
+    runtime->post(piece, priority::bulk);
+    posted = true;
+    done.get_future().wait();
+
+    CHECK(after == before);
+  }
+
   TEST_CASE("a cap that is set or lowered while work waits holds for what waits") {
     const test::watchdog dog(120s);
     const auto runtime = make_runtime(test::config(4));

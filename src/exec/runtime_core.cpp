@@ -185,11 +185,16 @@ detail::worker& runtime_core::next_entry() noexcept {
 // ---- work that any worker may run --------------------------------------------------------------
 
 // One push in a row tells the workers: a sleeping one is woken, a busy one looks before its next
-// item. Whoever takes something takes all.
+// item. Whoever takes something takes all. Without a permit to be had only those that hold one are
+// told: the others could not run it, and whoever returns a permit looks at what was injected.
 void runtime_core::inject(work& item, priority urgency) noexcept {
   if (!injected_.push(item, urgency)) return;
-  call_somebody();
-  for (const auto& each : workers_) each->attract();
+  const auto at = static_cast<std::size_t>(urgency);
+  const bool for_all = permit_free(at);
+  if (for_all) call_somebody();
+  for (const auto& each : workers_) {
+    if (for_all || each->has_permit(at)) each->attract();
+  }
 }
 
 bool runtime_core::call(detail::worker& target) noexcept {
@@ -255,8 +260,10 @@ void runtime_core::tell_producers() noexcept {
   changed_.notify_all();
 }
 
+// seq_cst, both: whoever is told that none is free has pushed before a permit is returned, or the
+// cap is raised, and those who do that look at the queues, or make all look, afterwards.
 bool runtime_core::permit_free(std::size_t at) const noexcept {
-  const unsigned most = caps_[at].most.load(std::memory_order_relaxed);
+  const unsigned most = caps_[at].most.load(std::memory_order_seq_cst);
   return most == 0 || caps_[at].held.load(std::memory_order_seq_cst) < most;
 }
 
@@ -294,7 +301,8 @@ void runtime_core::adjust(const runtime::adjustment& change) {
     const std::lock_guard guard(mutex_);
     live_ = detail::adjusted(live_, change);
     for (std::size_t at = 0; at < priority_count; ++at) {
-      caps_[at].most.store(live_.max_workers[at], std::memory_order_relaxed);
+      // seq_cst pairs with permit_free()
+      caps_[at].most.store(live_.max_workers[at], std::memory_order_seq_cst);
     }
   }
   adjustments_.fetch_add(1, std::memory_order_release);  // pairs with adjustments()

@@ -240,7 +240,7 @@ void worker::loop() noexcept {
     if (told_phase_ == phase::stopping && ends(give_up)) break;
     end_turn(after);
   }
-  give_up_permits(permits_);
+  give_up_permits(permits());
   bind(nullptr);
   current_worker = nullptr;
 }
@@ -306,13 +306,17 @@ void worker::take_injected() noexcept {
     const auto urgency = static_cast<priority>(at);
     if (owner_.injected().seems_empty(urgency) || !hold_permit(at)) continue;
     const unsigned room = ready_.room(at);
+    bool left = false;
     if (room >= ready_queues::injected_room) {
-      const unsigned count = take_injected(urgency, std::min(room, most));
-      for_others |= count > 1 && owner_.shares_work();
+      left = take_injected(urgency, std::min(room, most)) > 1 && owner_.shares_work();
     }
-    if (!owner_.injected().seems_empty(urgency)) more_injected_ |= 1U << at;
+    if (!owner_.injected().seems_empty(urgency)) {
+      more_injected_ |= 1U << at;
+      left = true;
+    }
+    for_others |= left && owner_.permit_free(at);
   }
-  if (for_others || more_injected_ != 0) owner_.call_somebody();
+  if (for_others) owner_.call_somebody();
 }
 
 unsigned worker::take_injected(priority urgency, unsigned most) noexcept {
@@ -371,7 +375,7 @@ void worker::run_items() noexcept {
     const auto next = ready_.pop();
     if (next.item == nullptr) return;
     if (next.timed) end_sample(next.at);
-    if (permits_ != 0) give_up_idle_permits(next.at);
+    if (permits() != 0) give_up_idle_permits(next.at);
     running_ = next.at;
     next.item->run(*next.item);
     const bool charged = next.contended && ready_.dispatcher().measures();
@@ -463,7 +467,7 @@ bool worker::spin(clock::time_point start, clock::duration limit, bool searching
 // announcement, and what was queued before is seen here. What anybody may take is left to those
 // that still search.
 void worker::park(bool searching) noexcept {
-  give_up_permits(permits_);
+  give_up_permits(permits());
   idle_workers<>& all = owner_.sleepers();
   const bool nobody_searches = all.announce(index_, searching);
   if (inbox_.empty() && !is_wanted() && !(nobody_searches && anything_for_thieves())) {
@@ -481,9 +485,10 @@ void worker::stop_searching() noexcept {
   if (owner_.sleepers().end_search() && anything_for_thieves()) owner_.call_somebody();
 }
 
+// A permit that this worker holds itself is of no use to others.
 bool worker::anything_for_thieves() noexcept {
   for (std::size_t at = 0; at < priority_count; ++at) {
-    if (!may_take(at)) continue;
+    if (!owner_.permit_free(at)) continue;
     if (!owner_.injected().empty(static_cast<priority>(at))) return true;
     if (!owner_.shares_work()) continue;
     for (unsigned i = 0; i < owner_.size(); ++i) {
@@ -538,43 +543,46 @@ bool worker::search_stuck() noexcept {
 // ---- caps -------------------------------------------------------------------------------------
 
 bool worker::may_take(std::size_t at) const noexcept {
-  return (permits_ & (1U << at)) != 0 || owner_.permit_free(at);
+  return has_permit(at) || owner_.permit_free(at);
 }
 
 bool worker::hold_permit(std::size_t at) noexcept {
-  const unsigned bit = 1U << at;
-  if ((permits_ & bit) != 0) return true;
+  if (has_permit(at)) return true;
   if (!owner_.is_capped(at)) return true;
   if (!owner_.take_permit(at)) return false;
-  permits_ |= bit;
+  set_permits(permits() | 1U << at);
   return true;
 }
 
-// What was injected meanwhile found no permit free: we look again.
-void worker::give_up_permits(unsigned which) noexcept {
-  permits_ &= ~which;
+// What was injected meanwhile found no permit free, and nobody was called for it: we look again.
+// True: there is such work.
+bool worker::give_up_permits(unsigned which) noexcept {
+  bool left = false;
+  set_permits(permits() & ~which);
   for (; which != 0; which &= which - 1) {
     const auto at = static_cast<std::size_t>(std::countr_zero(which));
     owner_.return_permit(at);
-    if (!owner_.injected().empty(static_cast<priority>(at))) attract();
+    left |= !owner_.injected().empty(static_cast<priority>(at));
   }
+  if (left) attract();
+  return left;
 }
 
-// Before anything else than what the permit is for: it may hold the worker for long.
+// Before anything else than what the permit is for: that may hold the worker for long, so that
+// somebody else is called for what was injected meanwhile.
 void worker::give_up_idle_permits(std::size_t running) noexcept {
-  if ((permits_ & ~(1U << running)) == 0) return;
+  if ((permits() & ~(1U << running)) == 0) return;
   unsigned idle = 0;
   for (std::size_t at = 0; at < priority_count; ++at) {
     if (!ready_.has_roaming(at)) idle |= 1U << at;
   }
-  give_up_permits(permits_ & idle);
+  if (give_up_permits(permits() & idle)) owner_.call_somebody();
 }
 
 // A cap that is new, or lower: what lies here goes to those who have a permit.
 void worker::see_cap(std::size_t at) noexcept {
   if (!owner_.is_capped(at)) return;
-  const unsigned bit = 1U << at;
-  if ((permits_ & bit) != 0 && owner_.return_excess_permit(at)) permits_ &= ~bit;
+  if (has_permit(at) && owner_.return_excess_permit(at)) set_permits(permits() & ~(1U << at));
   if (!ready_.has_for_thieves(at) || hold_permit(at)) return;
   while (work* const item = ready_.take_roaming(at)) hand_over(*item, static_cast<priority>(at));
 }

@@ -85,6 +85,10 @@ class alignas(64) worker final : public executor {
   [[nodiscard]] bool has_posts() const noexcept {
     return !gone_.load(std::memory_order_relaxed) && !inbox_.empty();
   }
+  /// It may run roaming work of that priority, which is capped.
+  [[nodiscard]] bool has_permit(std::size_t at) const noexcept {
+    return (permits() & 1U << at) != 0;
+  }
   /// Something was queued elsewhere that this worker should look at before its next item.
   void attract() noexcept { attention_.store(true, std::memory_order_release); }
 
@@ -179,9 +183,13 @@ class alignas(64) worker final : public executor {
   void stop_searching() noexcept;
   [[nodiscard]] bool anything_for_thieves() noexcept;
   // Caps: a worker takes roaming work of a capped priority only while it holds a permit.
+  [[nodiscard]] unsigned permits() const noexcept {
+    return permits_.load(std::memory_order_relaxed);
+  }
+  void set_permits(unsigned held) noexcept { permits_.store(held, std::memory_order_relaxed); }
   [[nodiscard]] bool may_take(std::size_t at) const noexcept;
   [[nodiscard]] bool hold_permit(std::size_t at) noexcept;
-  void give_up_permits(unsigned which) noexcept;
+  bool give_up_permits(unsigned which) noexcept;
   void give_up_idle_permits(std::size_t running) noexcept;
   void see_cap(std::size_t at) noexcept;
   // Figures.
@@ -199,7 +207,7 @@ class alignas(64) worker final : public executor {
   component_list components_;
   phase told_phase_ = phase::running;
   bool quiet_ = false;  // has told the runtime that it is out of work; only when that ends
-  unsigned permits_ = 0;
+  std::atomic<unsigned> permits_{0};  // by priority; only the worker itself changes it
   unsigned more_injected_ = 0;  // priorities of which some were left for want of room
   std::size_t running_ = 0;  // priority of what runs
   unsigned next_victim_ = 0;
