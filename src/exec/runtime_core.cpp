@@ -33,7 +33,8 @@ std::string describe(const std::exception_ptr& failure) {
 runtime_core::runtime_core(executor_config config)
     : config_(checked(std::move(config))),
       blocking_(config_.blocking_threads, config_.blocking_queue),
-      cores_(platform::usable_core_list()),
+      cores_(config_.pin == pinning::cores ? platform::usable_core_list()
+                                           : std::vector<unsigned>()),
       shares_work_(config_.steal && config_.threads > 1),
       sleepers_(config_.threads),
       live_(config_) {
