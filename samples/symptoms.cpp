@@ -272,11 +272,11 @@ task<void> ping(hawser::scope& scope, patient& run, hawser::listener listener, b
                 std::vector<nanoseconds>& times) {
   scope.spawn(accept_one(scope, listener));
   auto link = co_await hawser::connect(listener.uri());
+  run.start();
   // One a worker, of the priority of the pings: sockets are what a busy worker looks at last.
   for (unsigned i = 0; beside_work && i < run.runtime.threads(); ++i) {
     scope.spawn(work_on(run, 5us));
   }
-  run.start();
   while (run.goes_on()) {
     const auto sent = hawser::clock::now();
     co_await link.rpc().send(std::string_view("ping"));
