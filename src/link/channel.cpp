@@ -64,13 +64,12 @@ std::optional<message> channel_core::take() noexcept {
 }
 
 std::optional<message> channel_core::take_next() noexcept {
-  const bool is_urgent = !arrived_[1]->empty();
   owner_->note_delivery();
-  wire::inbound next = arrived_[is_urgent ? 1 : 0]->take(wire::lane_of(index_, is_urgent));
+  wire::inbound next = arrived_->take(index_);
   const std::uint32_t lane_and_flag =
       next.lane | (next.reassembled ? link_core::reassembled_flag : 0);
   return std::optional<message>(std::in_place, std::move(next.payload), next.header,
-                                is_urgent ? lane::urgent : lane::normal,
+                                next.lane % 2 == 1 ? lane::urgent : lane::normal,
                                 lease(*owner_, lane_and_flag, next.cost));
 }
 

@@ -56,7 +56,7 @@ class channel_core {
   /// Shape: has_message().
   [[nodiscard]] std::optional<message> take_next() noexcept;
   [[nodiscard]] bool has_message() const noexcept {
-    return !arrived_[0]->empty() || !arrived_[1]->empty();
+    return !arrived_->empty();
   }
   [[nodiscard]] inline wire::machine& wire() noexcept;
   [[nodiscard]] errc ended_code() noexcept;  // for one that cannot go on
@@ -77,8 +77,8 @@ class channel_core {
  private:
   link_core* owner_ = nullptr;
   std::size_t index_ = 0;
-  std::array<waiter_list, 2> senders_;           // by lane
-  std::array<wire::arrivals*, 2> arrived_{};     // the machine's, by lane
+  std::array<waiter_list, 2> senders_;  // by lane
+  wire::channel_arrivals* arrived_ = nullptr;  // the machine's
   channel api_;
 };
 
@@ -266,9 +266,7 @@ inline wire::machine& channel_core::wire() noexcept {
 inline void channel_core::bind(link_core& owner, std::size_t index) noexcept {
   owner_ = &owner;
   index_ = index;
-  for (const bool is_urgent : {false, true}) {
-    arrived_[is_urgent ? 1 : 0] = &owner.wire().arrived(wire::lane_of(index, is_urgent));
-  }
+  arrived_ = &owner.wire().arrived(index);
 }
 
 [[nodiscard]] wire::settings make_settings(const link_options& options);

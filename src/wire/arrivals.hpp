@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -98,6 +99,22 @@ class arrivals {
 
   detail::ring<entry> entries_;
   std::size_t count_ = 0;
+};
+
+/// The messages of both lanes of a channel, the urgent first.
+class channel_arrivals {
+ public:
+  [[nodiscard]] bool empty() const noexcept { return lanes_[0].empty() && lanes_[1].empty(); }
+  [[nodiscard]] arrivals& of(std::size_t lane) noexcept { return lanes_[lane % 2]; }
+  [[nodiscard]] const arrivals& of(std::size_t lane) const noexcept { return lanes_[lane % 2]; }
+  /// Shape: not empty; `channel` is the one whose messages these are.
+  [[nodiscard]] inbound take(std::size_t channel) noexcept {
+    const std::size_t lane = lane_of(channel, !lanes_[1].empty());
+    return of(lane).take(lane);
+  }
+
+ private:
+  std::array<arrivals, 2> lanes_;
 };
 
 }  // namespace hawser::wire

@@ -119,7 +119,7 @@ class machine {
   /// when nobody writes any more.
   void drop_output() noexcept;
   /// Cheap: is it worth calling gather()?
-  [[nodiscard]] bool has_output(std::size_t pipe) noexcept {
+  [[nodiscard]] bool has_output(std::size_t pipe) const noexcept {
     const tx_pipe& out = out_[pipe];
     if (out.in_flight != 0) return false;
     if (!out.pieces.empty()) return true;
@@ -152,16 +152,16 @@ class machine {
   /// It was given up because the link closed first; the peer drops its start.
   [[nodiscard]] bool abandoned(std::size_t lane) const noexcept { return tx_[lane].abandoned; }
   [[nodiscard]] bool readable(std::size_t channel) const noexcept {
-    return !arrived_[lane_of(channel, true)].empty() || !arrived_[lane_of(channel, false)].empty();
+    return !arrived_[channel].empty();
   }
   [[nodiscard]] std::optional<inbound> take(std::size_t channel) noexcept {
-    for (const std::size_t lane : {lane_of(channel, true), lane_of(channel, false)}) {
-      if (!arrived_[lane].empty()) return arrived_[lane].take(lane);
-    }
-    return std::nullopt;
+    if (!readable(channel)) return std::nullopt;
+    return arrived_[channel].take(channel);
   }
-  /// The messages of a lane that wait to be taken; may be taken there.
-  [[nodiscard]] arrivals& arrived(std::size_t lane) noexcept { return arrived_[lane]; }
+  /// What take() takes from; may be taken there.
+  [[nodiscard]] channel_arrivals& arrived(std::size_t channel) noexcept {
+    return arrived_[channel];
+  }
   /// The peer has finished the channel and all of it was taken.
   [[nodiscard]] bool at_end(std::size_t channel) const noexcept;
   /// True: something may have to be written now.
@@ -388,7 +388,7 @@ class machine {
   void handle_control(std::size_t pipe, kind what, std::span<const std::byte> header);
   void handle_welcome(const welcome& from);
   [[nodiscard]] std::uint64_t taken(std::size_t lane) const noexcept {
-    return rx_[lane].received - arrived_[lane].size();
+    return rx_[lane].received - arrived_[lane / 2].of(lane).size();
   }
   void handle_credit(const grants& from);
   void handle_close(const wire::closing& from);
@@ -420,7 +420,7 @@ class machine {
   std::array<tx_lane, lane_count> tx_;
   std::array<tx_pipe, pipe_count> out_;
   std::array<tx_channel, channel_count> tx_channel_;
-  std::array<arrivals, lane_count> arrived_;  // whole, and not taken yet
+  std::array<channel_arrivals, channel_count> arrived_;  // whole, and not taken yet
   std::array<rx_lane, lane_count> rx_;
   std::array<rx_pipe, pipe_count> in_;
   std::array<rx_channel, channel_count> rx_channel_;

@@ -94,7 +94,7 @@ std::size_t machine::plain_frames(std::size_t pipe, std::span<const std::byte> b
     if (run.left == 0 || !can_share(block)) break;
     const std::byte* const after = std::exchange(run.next, at);
     run.block = block;
-    arrived_[lane].add(run);
+    arrived_[lane / 2].of(lane).add(run);
     shares_ += run.left;
     to.arrived += static_cast<std::size_t>(after - at) + run.left * message_overhead;
     to.received += run.left;
@@ -447,7 +447,7 @@ bool machine::check_data(std::size_t pipe, const data_header& header, std::size_
 inbound& machine::deliver(std::size_t lane, const data_header& header, std::uint64_t cost) {
   rx_lane& to = rx_[lane];
   const std::size_t channel = lane / 2;
-  inbound& whole = arrived_[lane].add(lane, cost);
+  inbound& whole = arrived_[lane / 2].of(lane).add(lane, cost);
   whole.header = {header.id, static_cast<codec>(header.codec)};
   ++to.received;
   happened_.readable |= 1U << channel;
