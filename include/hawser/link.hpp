@@ -332,8 +332,8 @@ class channel_operation : public operation {
 
   void on_arrival() noexcept override;
 
-  channel_operation* queue_next_;  // in the channel's list of waiters, while it waits
-  channel_operation* queue_previous_;
+  channel_operation* queue_next_ = nullptr;  // in the channel's list of waiters
+  channel_operation* queue_previous_ = nullptr;
 };
 
 /// An operation that succeeds with nothing to say.
