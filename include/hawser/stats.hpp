@@ -53,7 +53,7 @@ struct worker_stats {
   std::uint64_t timers_fired = 0;
   std::uint64_t longest_gap_ns = 0;  ///< the longest so far between two looks at the reactor
   std::uint64_t stalls = 0;          ///< times a task held it beyond stall_threshold
-  std::uint64_t system_calls = 0;    ///< made by the reactor (io_uring: io_uring_enter)
+  std::uint64_t system_calls = 0;    ///< made by the reactor
   std::uint64_t completions = 0;     ///< I/O completions or readiness events
   std::uint64_t multishot = 0;       ///< completions that announced more to come (F_MORE)
   std::uint64_t inline_reads = 0;    ///< reads made while spinning, without waiting for readiness

@@ -186,8 +186,9 @@ detail::worker& runtime_core::next_entry() noexcept {
 // ---- work that any worker may run --------------------------------------------------------------
 
 // One push in a row tells the workers: a sleeping one is woken, a busy one looks before its next
-// item. Whoever takes something takes all. Without a permit to be had only those that hold one are
-// told: the others could not run it, and whoever returns a permit looks at what was injected.
+// item. Whoever takes only a part tells others of the rest. Without a permit to be had only those
+// that hold one are told: the others could not run it, and whoever returns a permit looks at what
+// was injected.
 void runtime_core::inject(work& item, priority urgency) noexcept {
   if (!injected_.push(item, urgency)) return;
   const auto at = static_cast<std::size_t>(urgency);
