@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sys/socket.h>
-
 #include <cerrno>
 #include <new>
 #include <utility>
 
+#include "calls.hpp"
 #include "native.hpp"
 #include "reactor.hpp"
 
@@ -23,8 +22,7 @@ class uring_acceptor final : public acceptor, private uring_reporter, private co
 
   void start() noexcept override {
     if (closing_ || active_) return;
-    io_uring_prep_multishot_accept(&home_.ring().submission(*this), platform::descriptor(socket_),
-                                   nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    calls::submit_accept(home_.ring().submission(*this), platform::descriptor(socket_));
     active_ = true;
   }
 
@@ -59,7 +57,7 @@ class uring_acceptor final : public acceptor, private uring_reporter, private co
   // close() is called once; it has queued this itself if nothing was under way.
   void report() noexcept override {
     platform::close(std::exchange(socket_, platform::no_handle));
-    ++home_.count().system_calls;
+    home_.count().system_calls += 2;
     owner_.on_closed();
   }
 

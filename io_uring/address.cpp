@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 
+#include "calls.hpp"
 #include "hawser/errc.hpp"
 #include "native.hpp"
 #include "os/platform.hpp"
@@ -33,7 +34,7 @@ socket_address copy_of(const void* from, std::size_t bytes) noexcept {
 }
 
 int open_socket(const socket_address& address) noexcept {
-  return ::socket(raw(address)->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  return calls::socket(raw(address)->sa_family);
 }
 
 int look_up(const std::string& host, const std::string& port, int flags,
@@ -42,7 +43,7 @@ int look_up(const std::string& host, const std::string& port, int flags,
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = flags;
-  return ::getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
+  return calls::getaddrinfo(host.c_str(), port.c_str(), hints, found);
 }
 
 // getaddrinfo() has numbers of its own. For the caller they are all "not there", but one.
@@ -133,13 +134,13 @@ native_handle bind_listener(const socket_address& address, int backlog) {
   if (socket < 0) fail("open a socket for");
   const int on = 1;
   if (raw(address)->sa_family != AF_UNIX) {
-    ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    static_cast<void>(calls::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
   }
   if (raw(address)->sa_family == AF_INET6) {
-    ::setsockopt(socket, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+    static_cast<void>(calls::setsockopt(socket, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on));
   }
-  if (::bind(socket, raw(address), address.size) != 0) fail("bind");
-  if (::listen(socket, backlog) != 0) fail("listen at");
+  if (calls::bind(socket, raw(address), address.size) != 0) fail("bind");
+  if (calls::listen(socket, backlog) != 0) fail("listen at");
   return socket;
 }
 
@@ -150,11 +151,11 @@ native_handle open_listener(const socket_address& address, int backlog) {
 }
 
 socket_address local_address(native_handle socket) {
-  return name_of(socket, ::getsockname);
+  return name_of(socket, calls::getsockname);
 }
 
 socket_address remote_address(native_handle socket) {
-  return name_of(socket, ::getpeername);
+  return name_of(socket, calls::getpeername);
 }
 
 native_handle start_connect(const socket_address& address, bool& pending,
@@ -166,7 +167,7 @@ native_handle start_connect(const socket_address& address, bool& pending,
     return no_handle;
   }
   const auto attempt = [&] {
-    return ::connect(socket, raw(address), address.size) == 0 ? 0 : errno;
+    return calls::connect(socket, raw(address), address.size) == 0 ? 0 : errno;
   };
   const auto goes_on = [](int outcome) {  // also when interrupted, see connect(2)
     return outcome == EINPROGRESS || outcome == EINTR || outcome == EALREADY;
@@ -186,8 +187,7 @@ native_handle start_connect(const socket_address& address, bool& pending,
 
 std::error_code finish_connect(native_handle socket) noexcept {
   int outcome = 0;
-  socklen_t size = sizeof outcome;
-  if (::getsockopt(descriptor(socket), SOL_SOCKET, SO_ERROR, &outcome, &size) != 0) {
+  if (!calls::getsockopt(descriptor(socket), SOL_SOCKET, SO_ERROR, &outcome, sizeof outcome)) {
     return last_error();
   }
   return outcome == 0 ? std::error_code() : system_error_code(outcome);

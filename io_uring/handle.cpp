@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Descriptors and the transfer of bytes.
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +11,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "calls.hpp"
 #include "hawser/errc.hpp"
 #include "native.hpp"
 #include "os/platform.hpp"
@@ -22,20 +21,20 @@ namespace hawser::platform {
 namespace {
 
 void set_option(native_handle socket, int level, int name, int value) noexcept {
-  static_cast<void>(::setsockopt(descriptor(socket), level, name, &value, sizeof value));
+  static_cast<void>(calls::setsockopt(descriptor(socket), level, name, &value, sizeof value));
 }
 
 bool choose_congestion_control(native_handle socket, std::string_view name) noexcept {
-  return ::setsockopt(descriptor(socket), IPPROTO_TCP, TCP_CONGESTION, name.data(),
-                      static_cast<socklen_t>(name.size())) == 0;
+  return calls::setsockopt(descriptor(socket), IPPROTO_TCP, TCP_CONGESTION, name.data(),
+                           name.size());
 }
 
 // bbr measures the path and paces what it sends: on loopback it halves what a socket carries.
 bool is_paced(native_handle socket) noexcept {
   std::array<char, 16> name{};  // TCP_CA_NAME_MAX
-  socklen_t size = name.size();
-  return ::getsockopt(descriptor(socket), IPPROTO_TCP, TCP_CONGESTION, name.data(), &size) == 0 &&
-         std::string_view(name.data(), ::strnlen(name.data(), size)).starts_with("bbr");
+  return calls::getsockopt(descriptor(socket), IPPROTO_TCP, TCP_CONGESTION, name.data(),
+                           name.size()) &&
+         std::string_view(name.data(), ::strnlen(name.data(), name.size())).starts_with("bbr");
 }
 
 // Both ends have the same address: only then does no network lie between them.
@@ -45,8 +44,8 @@ bool is_local(native_handle socket) noexcept {
   socklen_t here_bytes = sizeof here;
   socklen_t there_bytes = sizeof there;
   const int handle = descriptor(socket);
-  if (::getsockname(handle, reinterpret_cast<sockaddr*>(&here), &here_bytes) != 0 ||
-      ::getpeername(handle, reinterpret_cast<sockaddr*>(&there), &there_bytes) != 0 ||
+  if (calls::getsockname(handle, reinterpret_cast<sockaddr*>(&here), &here_bytes) != 0 ||
+      calls::getpeername(handle, reinterpret_cast<sockaddr*>(&there), &there_bytes) != 0 ||
       here.ss_family != there.ss_family) {
     return false;
   }
@@ -63,8 +62,7 @@ bool is_local(native_handle socket) noexcept {
 
 native_handle accept(native_handle listener, std::error_code& error) noexcept {
   for (;;) {
-    const int accepted =
-        ::accept4(descriptor(listener), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    const int accepted = calls::accept(descriptor(listener));
     if (accepted >= 0) {
       error.clear();
       return accepted;
@@ -77,25 +75,30 @@ native_handle accept(native_handle listener, std::error_code& error) noexcept {
 
 std::pair<native_handle, native_handle> socket_pair() {
   std::array<int, 2> ends{};
-  constexpr int kind = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
-  if (::socketpair(AF_UNIX, kind, 0, ends.data()) != 0) {
+  if (calls::socketpair(ends) != 0) {
     throw std::system_error(last_error(), "cannot create a pair of sockets");
   }
   return {ends[0], ends[1]};
 }
 
-void close(native_handle handle) noexcept {
-  if (handle != no_handle) ::close(descriptor(handle));
+void shut_down(native_handle socket) noexcept {
+  calls::shutdown(descriptor(socket), SHUT_RDWR);
+}
+
+void close(native_handle socket) noexcept {
+  if (socket == no_handle) return;
+  shut_down(socket);
+  calls::close(descriptor(socket));
 }
 
 void shut_down_writing(native_handle socket) noexcept {
-  ::shutdown(descriptor(socket), SHUT_WR);
+  calls::shutdown(descriptor(socket), SHUT_WR);
 }
 
 std::size_t read_some(native_handle socket, std::span<std::byte> into,
                       std::error_code& error) noexcept {
   for (;;) {
-    const auto bytes = ::recv(descriptor(socket), into.data(), into.size(), MSG_DONTWAIT);
+    const auto bytes = calls::recv(descriptor(socket), into.data(), into.size(), MSG_DONTWAIT);
     if (bytes >= 0) {
       error.clear();
       return static_cast<std::size_t>(bytes);
@@ -116,7 +119,7 @@ std::size_t write_some(native_handle socket, std::span<const io_slice> from,
   message.msg_iov = pieces.data();
   message.msg_iovlen = count;
   for (;;) {
-    const auto bytes = ::sendmsg(descriptor(socket), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    const auto bytes = calls::sendmsg(descriptor(socket), message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (bytes >= 0) {
       error.clear();
       return static_cast<std::size_t>(bytes);
@@ -158,8 +161,8 @@ void apply(native_handle socket, const stream_options& options) noexcept {
 
 std::optional<peer_identity> peer_of(native_handle socket) noexcept {
   ucred who{};
-  socklen_t size = sizeof who;
-  if (::getsockopt(descriptor(socket), SOL_SOCKET, SO_PEERCRED, &who, &size) != 0 || who.pid == 0) {
+  if (!calls::getsockopt(descriptor(socket), SOL_SOCKET, SO_PEERCRED, &who, sizeof who) ||
+      who.pid == 0) {
     return std::nullopt;
   }
   return peer_identity{who.uid, who.gid, who.pid};

@@ -2,13 +2,14 @@
 #include "reactor.hpp"
 
 #include <poll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <system_error>
 #include <utility>
+#include <vector>
 
+#include "calls.hpp"
 #include "hawser/errc.hpp"
 #include "native.hpp"
 #include "stream.hpp"
@@ -37,6 +38,25 @@ struct trial : completion {
   bool ended = false;
 };
 
+// Makes the event readable; one whose count is full is that already.
+void press(int event) noexcept {
+  while (calls::write_event(event) < 0 && errno == EINTR) {
+  }
+}
+
+/// A send whose success is silent.
+struct send_trial : completion {
+  send_trial() noexcept
+      : completion([](completion& self, int result, unsigned /*flags*/) noexcept {
+          auto& trial = static_cast<send_trial&>(self);
+          ++trial.heard;
+          trial.outcome = result;
+        }) {}
+
+  unsigned heard = 0;
+  int outcome = 0;
+};
+
 }  // namespace
 
 void uring_reporter::report_later() noexcept {
@@ -46,23 +66,27 @@ void uring_reporter::report_later() noexcept {
 // ---- waiting for handles ----------------------------------------------------------------------
 
 struct uring_reactor::waiter : completion {
-  explicit waiter(readiness& waiting) noexcept : completion(&waiter::done), entry(&waiting) {}
+  waiter(uring_reactor& of, readiness& waiting) noexcept
+      : completion(&waiter::done), home(of), entry(&waiting) {}
 
   static void done(completion& self, int result, unsigned /*flags*/) noexcept {
     const std::unique_ptr<waiter> owned(static_cast<waiter*>(&self));
+    owned->home.wait_ends();
     owned->entry->backend = nullptr;
     const auto error = result < 0 ? platform::system_error_code(-result) : std::error_code();
     owned->entry->done(*owned->entry, error);
   }
 
+  uring_reactor& home;
   readiness* entry;
 };
 
 void uring_reactor::wait(platform::native_handle handle, readiness::kind what, readiness& entry) {
-  auto waiting = std::make_unique<waiter>(entry);
-  io_uring_prep_poll_add(&ring_.submission(*waiting), platform::descriptor(handle),
-                         what == readiness::kind::readable ? POLLIN : POLLOUT);
+  auto waiting = std::make_unique<waiter>(*this, entry);
+  calls::submit_poll(ring_.submission(*waiting), platform::descriptor(handle),
+                     what == readiness::kind::readable ? POLLIN : POLLOUT);
   entry.backend = waiting.release();
+  wait_begins();
 }
 
 void uring_reactor::cancel_wait(readiness& entry) noexcept {
@@ -80,12 +104,14 @@ uring_reactor::bell::bell(uring_reactor& owner) noexcept
       home(owner) {}
 
 void uring_reactor::arm_bell() noexcept {
-  io_uring_prep_poll_multishot(&ring_.submission(bell_), bell_event_, POLLIN);
+  calls::submit_bell(ring_.submission(bell_), bell_event_);
 }
 
+// Who waits in another loop is woken directly: an event that is signalled from within the signal of
+// another one comes late, or only once.
 void uring_reactor::wake() noexcept {
-  const std::uint64_t once = 1;
-  static_cast<void>(!::write(bell_event_, &once, sizeof once));
+  press(bell_event_);
+  if (poll_event_ >= 0) press(poll_event_);
 }
 
 // ---- the rest ---------------------------------------------------------------------------------
@@ -93,13 +119,16 @@ void uring_reactor::wake() noexcept {
 uring_reactor::uring_reactor() : ring_(counters_), bell_(*this) {
   buffers_.emplace(ring_);
   require_multishot();
-  bell_event_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  try_silent_sends();
+  bell_event_ = calls::eventfd();
   if (bell_event_ < 0) throw std::system_error(platform::last_error(), "eventfd");
   arm_bell();
 }
 
 uring_reactor::~uring_reactor() {
-  if (bell_event_ >= 0) ::close(bell_event_);
+  for (const int each : {bell_event_, poll_event_}) {
+    if (each >= 0) calls::close(each);
+  }
 }
 
 // Kernels before 6.0 have no multishot receive and no way to say so: it is tried.
@@ -107,24 +136,52 @@ void uring_reactor::require_multishot() {
   constexpr auto patience = 5s;
   const auto [reading, writing] = platform::socket_pair();
   trial attempt(*buffers_);
-  io_uring_sqe& receive = ring_.submission(attempt);
-  io_uring_prep_recv_multishot(&receive, platform::descriptor(reading), nullptr, 0, 0);
-  receive.flags |= IOSQE_BUFFER_SELECT;
-  receive.buf_group = receive_buffers::group;
+  calls::submit_receive_many(ring_.submission(attempt), platform::descriptor(reading),
+                             receive_buffers::group);
   const std::byte one{1};
   const platform::io_slice slice{&one, 1};
   std::error_code error;
   const auto written = platform::write_some(writing, {&slice, 1}, error);
-  platform::shut_down_writing(writing);
+  platform::close(writing);  // ends the receive, also where nothing could be written
   const auto start = clock::now();
-  while (!attempt.ended && written == 1 && clock::now() - start < patience) ring_.turn(patience);
+  while (!attempt.ended && clock::now() - start < patience) ring_.turn(patience);
   platform::close(reading);
-  platform::close(writing);
   if (!attempt.ended) std::terminate();  // the kernel still refers to `attempt`
+  if (written != 1) throw std::system_error(error, "io_uring: cannot try a receive");
   if (!attempt.announced_more) {
     failure(errc::unsupported, "io_uring has no multishot receive").raise();
   }
   counters_.reset();
+}
+
+// Three sends on a pair whose receiver takes nothing: one that fits, one that does not, and one for
+// which there is no room at all. Nothing may be heard of the first, and of the others at once.
+void uring_reactor::try_silent_sends() {
+  if ((ring_.raw().features & IORING_FEAT_CQE_SKIP) == 0) return;
+  constexpr std::size_t too_much = 1 << 20;
+  constexpr unsigned attempts = 1000;
+  const std::vector<std::byte> bytes(too_much);
+  const auto [writing, reading] = platform::socket_pair();
+  std::array<send_trial, 3> trials;
+  for (auto& each : trials) {
+    io_uring_sqe& entry = ring_.submission(each);
+    const std::size_t count = &each == &trials.front() ? 1 : too_much;
+    uring_stream::prepare_silent_send(entry, writing, bytes.data(), count);
+  }
+  for (unsigned i = 0; i < attempts && ring_.has_submissions(); ++i) {
+    ring_.turn(clock::duration::zero());
+  }
+  const bool submitted = !ring_.has_submissions();
+  const auto& [fits, is_short, is_refused] = trials;
+  silent_sends_ = ring_.silence_means_success() && fits.heard == 0 && is_short.heard == 1 &&
+                  is_short.outcome > 0 && is_short.outcome < static_cast<int>(too_much) &&
+                  is_refused.heard == 1 && is_refused.outcome == -EAGAIN;
+  if (fits.heard == 0) ring_.will_not_complete();
+  platform::close(writing);
+  platform::close(reading);
+  counters_.reset();
+  // The ring ends then, and tells nobody of what is left in it.
+  if (!submitted) failure(errc::unsupported, "io_uring takes no submissions").raise();
 }
 
 void uring_reactor::queue(uring_reporter& ready) noexcept {
@@ -147,15 +204,41 @@ bool uring_reactor::report_all() noexcept {
   return true;
 }
 
+void uring_reactor::expect_silence(uring_stream& sender) noexcept {
+  sender.next_silent_ = std::exchange(silent_, &sender);
+}
+
+void uring_reactor::forget(uring_stream& sender) noexcept {
+  uring_stream** at = &silent_;
+  while (*at != nullptr && *at != &sender) at = &(*at)->next_silent_;
+  if (*at != nullptr) *at = sender.next_silent_;
+}
+
+void uring_reactor::settle_silent() noexcept {
+  if (silent_ == nullptr || !ring_.silence_means_success()) return;
+  uring_stream* next = std::exchange(silent_, nullptr);
+  while (next != nullptr) {
+    uring_stream& settled = *next;
+    next = settled.next_silent_;
+    settled.settle_write();
+  }
+}
+
 void uring_reactor::turn(clock::duration limit) noexcept {
   wrote_ = false;
-  if (report_all()) limit = clock::duration::zero();
+  if (poll_event_ >= 0) {
+    take_poll_event();
+    io_uring_cq_eventfd_toggle(&ring_.raw(), false);
+  }
+  if (report_all() || std::exchange(hurry_, false)) limit = clock::duration::zero();
   if (limit > clock::duration::zero()) {
     hot_.cool_all();
   } else {
     hot_.read();
   }
   ring_.turn(limit);
+  settle_silent();
+  if (poll_event_ >= 0) io_uring_cq_eventfd_toggle(&ring_.raw(), true);
 }
 
 void uring_reactor::poll() noexcept {
@@ -165,6 +248,38 @@ void uring_reactor::poll() noexcept {
   looking_ = true;
   ring_.turn(clock::duration::zero());
   looking_ = false;
+  settle_silent();
+}
+
+void uring_reactor::submit() noexcept {
+  if (!ring_.has_submissions()) return;
+  ring_.turn(clock::duration::zero());
+  settle_silent();
+}
+
+// The ring's own descriptor does not wake who polls it when work was only deferred to its thread;
+// an eventfd that is registered with the ring does.
+platform::native_handle uring_reactor::make_pollable() {
+  poll_event_ = calls::eventfd();
+  if (poll_event_ < 0) throw std::system_error(platform::last_error(), "eventfd");
+  if (const int failed = calls::ring_register_event(ring_.raw(), poll_event_); failed < 0) {
+    throw std::system_error(platform::system_error_code(-failed), "io_uring_register_eventfd");
+  }
+  return poll_event_;
+}
+
+// Taken first: what happens from now on makes it readable again, but for what this turn sees. What
+// has not been seen there, and has left no trace in the ring, can stay: it ends a wait for nothing,
+// and is seen then.
+void uring_reactor::take_poll_event() noexcept {
+  if (!std::exchange(poll_event_seen_, false) && !ring_.has_news()) return;
+  ++counters_.system_calls;
+  calls::read_event(poll_event_);
+}
+
+bool uring_reactor::has_more() const noexcept {
+  return first_ != nullptr || hurry_ || silent_ != nullptr || ring_.has_submissions() ||
+         ring_.has_news();
 }
 
 namespace platform {
@@ -179,8 +294,6 @@ native_reactor make_native_reactor() {
     offer.created = std::move(created);
   } catch (const std::system_error& error) {
     offer.reason = "io_uring is not available: " + std::string(error.what());
-  } catch (const std::bad_alloc&) {
-    offer.reason = "io_uring is not available: no memory";
   }
   return offer;
 }

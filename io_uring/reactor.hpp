@@ -52,6 +52,10 @@ class uring_reactor final : public reactor {
   void cancel_wait(readiness& entry) noexcept override;
   void turn(clock::duration limit) noexcept override;
   void poll() noexcept override;
+  void submit() noexcept override;
+  platform::native_handle make_pollable() override;
+  void handle_was_readable() noexcept override { poll_event_seen_ = true; }
+  [[nodiscard]] bool has_more() const noexcept override;
   void wake() noexcept override;
 
   // For streams and acceptors.
@@ -61,11 +65,18 @@ class uring_reactor final : public reactor {
   [[nodiscard]] hot_streams<uring_stream>& hot() noexcept { return hot_; }
   /// The worker looks for work, and finds what completes now by it.
   [[nodiscard]] bool looking() const noexcept { return looking_; }
-  /// Of the writes of a turn the first leaves at once: one system call, and no completion that ends
-  /// a wait early. More leave together.
+  /// Of the writes of a turn the first may leave at once: one system call, and no completion that
+  /// ends a wait early. More leave together.
   [[nodiscard]] bool is_first_write() noexcept { return !std::exchange(wrote_, true); }
   [[nodiscard]] reactor_counters& count() noexcept { return counters_; }
   void queue(uring_reporter& ready) noexcept;
+  /// Whether the kernel keeps silent about a send that has gone out whole at once, and only then.
+  [[nodiscard]] bool has_silent_sends() const noexcept { return silent_sends_; }
+  /// `sender` has submitted one: settle_write() follows in the next turn, unless forgotten.
+  void expect_silence(uring_stream& sender) noexcept;
+  void forget(uring_stream& sender) noexcept;
+  /// The next turn does not wait.
+  void hurry() noexcept { hurry_ = true; }
 
   [[nodiscard]] const std::vector<std::string>& features() const noexcept {
     return ring_.features();
@@ -78,19 +89,27 @@ class uring_reactor final : public reactor {
     uring_reactor& home;
   };
 
+  void take_poll_event() noexcept;
   void arm_bell() noexcept;
   void require_multishot();
+  void try_silent_sends();
   bool report_all() noexcept;
+  void settle_silent() noexcept;
 
   // The buffers go after the ring: until then the kernel may write to them.
   std::optional<receive_buffers> buffers_;
   uring ring_;
   bell bell_;
   int bell_event_ = -1;
+  int poll_event_ = -1;  // driven by another loop: what that waits for
+  bool poll_event_seen_ = false;
   read_blocks blocks_;
   hot_streams<uring_stream> hot_;
   bool looking_ = false;
   bool wrote_ = false;
+  bool hurry_ = false;
+  bool silent_sends_ = false;
+  uring_stream* silent_ = nullptr;  // the newest
   uring_reporter* first_ = nullptr;
   uring_reporter* last_ = nullptr;
 };

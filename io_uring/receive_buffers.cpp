@@ -6,6 +6,7 @@
 #include <new>
 #include <system_error>
 
+#include "calls.hpp"
 #include "native.hpp"
 
 namespace hawser {
@@ -21,23 +22,34 @@ receive_buffers::receive_buffers(uring& ring) {
   void* const memory = std::aligned_alloc(page_bytes, shared_bytes);
   if (memory == nullptr) throw std::bad_alloc();
   std::memset(memory, 0, shared_bytes);
-  shared_ = static_cast<io_uring_buf_ring*>(memory);
   io_uring_buf_reg registration{};
   registration.ring_addr = reinterpret_cast<std::uintptr_t>(memory);
   registration.ring_entries = count;
   registration.bgid = group;
-  if (const int failed = io_uring_register_buf_ring(&ring.raw(), &registration, 0); failed != 0) {
+  if (const int failed = calls::ring_register_buffers(ring.raw(), registration); failed != 0) {
     std::free(memory);
     throw std::system_error(platform::system_error_code(-failed), "io_uring_register_buf_ring");
   }
+  shared_ = static_cast<io_uring_buf_ring*>(memory);
   io_uring_buf_ring_init(shared_);
-  for (unsigned short i = 0; i < count; ++i) {
-    blocks_[i] = detail::allocate_block(bytes_each);
-    put(i);
+  try {
+    for (unsigned short i = 0; i < count; ++i) {
+      blocks_[i] = detail::allocate_block(bytes_each);
+      put(i);
+    }
+  } catch (const std::bad_alloc&) {
+    // No receive was submitted yet: the kernel has not written to any of them, and never will.
+    io_uring_unregister_buf_ring(&ring.raw(), group);
+    release();
+    throw;
   }
 }
 
 receive_buffers::~receive_buffers() {
+  release();
+}
+
+void receive_buffers::release() noexcept {
   for (detail::block* const each : blocks_) {
     if (each != nullptr) detail::release(each);
   }

@@ -37,6 +37,8 @@ class receive_buffers {
   void give_back(unsigned flags) noexcept { put(index_of(flags)); }
 
  private:
+  void release() noexcept;
+
   static constexpr std::size_t copied_bytes_max = 4 << 10;
 
   [[nodiscard]] static unsigned short index_of(unsigned flags) noexcept {

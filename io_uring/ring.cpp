@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ring.hpp"
 
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <memory>
 #include <system_error>
+#include <thread>
 
+#include "calls.hpp"
 #include "core/assert.hpp"
 #include "hand_over.hpp"
 #include "hawser/errc.hpp"
@@ -23,6 +23,7 @@ constexpr unsigned submission_entries = 512;
 constexpr unsigned completion_entries = 4096;
 // What the last operations may take to come back when the ring is closed.
 constexpr unsigned closing_turns = 1000;
+constexpr unsigned attempts_for_room = 100'000;
 
 struct setup_choice {
   unsigned flags;
@@ -64,27 +65,27 @@ uring::alarm::alarm(uring& of) noexcept
       owner(of) {}
 
 uring::uring(reactor_counters& counters) : counters_(counters), alarm_(*this) {
-  set_up();
+  const char* const flags = set_up();
   try {
+    features_.emplace_back(flags);
     probe();
+    if (calls::ring_register_itself(ring_)) features_.emplace_back("registered ring");
   } catch (...) {
     io_uring_queue_exit(&ring_);
     throw;
   }
-  if (io_uring_register_ring_fd(&ring_) == 1) features_.emplace_back("registered ring");
 }
 
-void uring::set_up() {
+const char* uring::set_up() {
   int failed = 0;
   for (const setup_choice& choice : choices) {
     io_uring_params params{};
     params.flags = choice.flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
     params.cq_entries = completion_entries;
-    failed = io_uring_queue_init_params(submission_entries, &ring_, &params);
+    failed = calls::ring_setup(submission_entries, ring_, params);
     if (failed == 0) {
       flagged_ = (choice.flags & IORING_SETUP_TASKRUN_FLAG) != 0;
-      features_.emplace_back(choice.name);
-      return;
+      return choice.name;
     }
     if (failed != -EINVAL) break;
   }
@@ -99,7 +100,7 @@ void uring::probe() {
   constexpr unsigned wanted = IORING_FEAT_EXT_ARG | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE;
   require((ring_.features & wanted) == wanted, "EXT_ARG, NODROP or SUBMIT_STABLE");
   const std::unique_ptr<io_uring_probe, void (*)(io_uring_probe*)> known(
-      io_uring_get_probe_ring(&ring_), io_uring_free_probe);
+      calls::ring_probe(ring_), io_uring_free_probe);
   require(known != nullptr, "probe");
   for (const int op : {IORING_OP_ACCEPT, IORING_OP_RECV, IORING_OP_RECVMSG, IORING_OP_SEND,
                        IORING_OP_SENDMSG, IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL,
@@ -112,14 +113,14 @@ uring::~uring() {
   completion ignored(&discard);
   if (under_way_ != 0) {
     io_uring_sqe& all = submission(ignored);
-    io_uring_prep_cancel(&all, nullptr, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+    calls::submit_cancel_all(all);
     io_uring_sqe_set_data(&all, &ignored);
   }
   for (unsigned i = 0; under_way_ != 0 && i < closing_turns; ++i) {
-    auto patience = to_timespec(10ms);
+    calls::ring_drain(ring_, to_timespec(10ms));
     io_uring_cqe* arrived = nullptr;
-    io_uring_submit_and_wait_timeout(&ring_, &arrived, 1, &patience, nullptr);
     while (io_uring_peek_cqe(&ring_, &arrived) == 0) {
+      static_cast<void>(calls::outcome_of(*arrived));
       if ((arrived->flags & IORING_CQE_F_MORE) == 0 && arrived->user_data != 0) --under_way_;
       io_uring_cqe_seen(&ring_, arrived);
     }
@@ -129,28 +130,43 @@ uring::~uring() {
 
 io_uring_sqe& uring::submission(completion& to) noexcept {
   io_uring_sqe* entry = io_uring_get_sqe(&ring_);
-  if (entry == nullptr) {
-    ++counters_.system_calls;
-    io_uring_submit(&ring_);
-    entry = io_uring_get_sqe(&ring_);
-    HAWSER_ASSERT(entry != nullptr);
-  }
+  if (entry == nullptr) entry = make_room();
   ++under_way_;
   io_uring_sqe_set_data(entry, &to);
   return *entry;
+}
+
+// The kernel takes nothing while it has no memory for it, which passes or is everybody's end.
+io_uring_sqe* uring::make_room() noexcept {
+  io_uring_sqe* entry = nullptr;
+  for (unsigned i = 0; entry == nullptr && i < attempts_for_room; ++i) {
+    if (i != 0) std::this_thread::yield();
+    ++counters_.system_calls;
+    static_cast<void>(calls::ring_make_room(ring_));
+    entry = io_uring_get_sqe(&ring_);
+  }
+  HAWSER_ASSERT(entry != nullptr);
+  return entry;
 }
 
 // Its own completion carries no address: nobody needs to know whether there was something left.
 void uring::cancel(completion& target) noexcept {
   io_uring_sqe& entry = submission(target);
   --under_way_;
-  io_uring_prep_cancel(&entry, &target, 0);
+  calls::submit_cancel(entry, &target);
   io_uring_sqe_set_data(&entry, nullptr);
 }
 
 bool uring::kernel_has_work() const noexcept {
-  return !flagged_ || io_uring_sq_ready(&ring_) != 0 ||
-         (IO_URING_READ_ONCE(*ring_.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+  return !flagged_ || io_uring_sq_ready(&ring_) != 0 || kernel_flags_work();
+}
+
+bool uring::kernel_flags_work() const noexcept {
+  return (IO_URING_READ_ONCE(*ring_.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+}
+
+bool uring::has_news() const noexcept {
+  return io_uring_cq_ready(&ring_) != 0 || kernel_flags_work();
 }
 
 // One timeout stays with the kernel over many waits, which is cheaper than one for each wait. It is
@@ -162,14 +178,12 @@ void uring::set_alarm(clock::time_point latest) noexcept {
   alarm_time_ = to_timespec(latest.time_since_epoch());
   io_uring_sqe& entry = submission(alarm_);
   if (!armed) {
-    io_uring_prep_timeout(&entry, &alarm_time_, 0, IORING_TIMEOUT_ABS);
-    io_uring_sqe_set_data(&entry, &alarm_);
+    calls::submit_alarm(entry, alarm_time_);
     return;
   }
   // If it has just fired, this fails, and its own completion ends the wait.
   --under_way_;
-  io_uring_prep_timeout_update(&entry, &alarm_time_, reinterpret_cast<std::uintptr_t>(&alarm_),
-                               IORING_TIMEOUT_ABS);
+  calls::submit_alarm_move(entry, &alarm_, alarm_time_);
   io_uring_sqe_set_data(&entry, nullptr);
 }
 
@@ -178,9 +192,11 @@ void uring::enter(clock::duration limit) noexcept {
   if (limit <= clock::duration::zero() && !kernel_has_work()) return;
   ++counters_.system_calls;
   hand_to_kernel();
-  const int outcome = limit <= clock::duration::zero() ? io_uring_submit_and_get_events(&ring_)
-                                                       : io_uring_submit_and_wait(&ring_, 1);
+  const int outcome =
+      limit <= clock::duration::zero() ? calls::ring_look(ring_) : calls::ring_wait(ring_);
   take_from_kernel();
+  const unsigned state = IO_URING_READ_ONCE(*ring_.sq.kflags);
+  all_told_ = io_uring_sq_ready(&ring_) == 0 && (state & IORING_SQ_CQ_OVERFLOW) == 0;
   // Anything else means that the ring is not what we think it is.
   HAWSER_ASSERT(outcome >= 0 || outcome == -ETIME || outcome == -EINTR || outcome == -EAGAIN ||
                 outcome == -EBUSY || outcome == -ENOMEM);
@@ -210,7 +226,7 @@ void uring::dispatch() noexcept {
   if (left == 0) return;
   io_uring_for_each_cqe(&ring_, head, arrived) {
     auto* const to = static_cast<completion*>(io_uring_cqe_get_data(arrived));
-    const int result = arrived->res;
+    const int result = calls::outcome_of(*arrived);
     const unsigned flags = arrived->flags;
     io_uring_cq_advance(&ring_, 1);
     if (to != nullptr) {

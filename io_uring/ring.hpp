@@ -40,6 +40,9 @@ class uring {
   /// A submission to fill in; it goes to the kernel with the next turn. Every completion of it goes
   /// to `to`.
   [[nodiscard]] io_uring_sqe& submission(completion& to) noexcept;
+  /// After a turn, of submissions with IOSQE_CQE_SKIP_SUCCESS: all are with the kernel, and those
+  /// that have failed at once were dispatched. The others are the caller's to count.
+  [[nodiscard]] bool silence_means_success() const noexcept { return all_told_; }
   /// Asks to end `target`'s operation early; its last completion still comes.
   void cancel(completion& target) noexcept;
 
@@ -47,16 +50,24 @@ class uring {
   /// none if `limit` is zero, nothing is to be submitted and the kernel has nothing for us.
   void turn(clock::duration limit) noexcept;
 
+  /// No completion follows a submission that was silent.
+  void will_not_complete() noexcept { --under_way_; }
+  /// Completions are there, or the kernel has some to make.
+  [[nodiscard]] bool has_news() const noexcept;
+  [[nodiscard]] bool has_submissions() const noexcept { return io_uring_sq_ready(&ring_) != 0; }
   [[nodiscard]] io_uring& raw() noexcept { return ring_; }
   [[nodiscard]] const std::vector<std::string>& features() const noexcept { return features_; }
 
  private:
   void require(bool there, const char* what) const;
-  void set_up();
+  /// What was set up, in the words of features().
+  const char* set_up();
+  [[nodiscard]] io_uring_sqe* make_room() noexcept;
   void probe();
   void enter(clock::duration limit) noexcept;
   void dispatch() noexcept;
   [[nodiscard]] bool kernel_has_work() const noexcept;
+  [[nodiscard]] bool kernel_flags_work() const noexcept;
 
   struct alarm : completion {
     explicit alarm(uring& of) noexcept;
@@ -70,6 +81,7 @@ class uring {
   alarm alarm_;
   clock::time_point alarm_at_ = clock::time_point::max();  // max: not armed
   __kernel_timespec alarm_time_{};
+  bool all_told_ = false;
   bool flagged_ = false;  // the kernel says in a flag when it has deferred work
   std::vector<std::string> features_;
 };

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <string>
 
+#include "calls.hpp"
 #include "hawser/errc.hpp"
 #include "native.hpp"
 #include "os/platform.hpp"
@@ -45,7 +46,7 @@ std::uint32_t current_user() noexcept {
 
 socket_file inspect_socket_file(const std::string& path, std::uint32_t user) noexcept {
   struct stat found {};
-  if (::lstat(path.c_str(), &found) != 0) {
+  if (calls::lstat(path.c_str(), found) != 0) {
     return errno == ENOENT ? socket_file::none : socket_file::not_a_socket;
   }
   if (!S_ISSOCK(found.st_mode)) return socket_file::not_a_socket;
@@ -60,7 +61,7 @@ namespace {
 native_handle bind_unix(const std::string& path, int backlog, bool any_user) {
   const auto address = unix_address(path);
   require_replaceable(path, address);
-  const auto socket = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  const auto socket = calls::socket(AF_UNIX);
   if (socket < 0) throw std::system_error(last_error(), "cannot open a socket for " + path);
   const auto* const raw = reinterpret_cast<const sockaddr*>(address.storage.data());
   bool bound = false;
@@ -70,11 +71,11 @@ native_handle bind_unix(const std::string& path, int backlog, bool any_user) {
     platform::close(socket);
     throw std::system_error(error, std::string("cannot ") + action + " " + path);
   };
-  if (::fchmod(socket, 0600) != 0) fail("set the mode of");
-  if (::bind(socket, raw, address.size) != 0) fail("bind");
+  if (calls::fchmod(socket, 0600) != 0) fail("set the mode of");
+  if (calls::bind(socket, raw, address.size) != 0) fail("bind");
   bound = true;
-  if (any_user && ::chmod(path.c_str(), 0666) != 0) fail("open to all users");
-  if (::listen(socket, backlog) != 0) fail("listen at");
+  if (any_user && calls::chmod(path.c_str(), 0666) != 0) fail("open to all users");
+  if (calls::listen(socket, backlog) != 0) fail("listen at");
   return socket;
 }
 
@@ -85,7 +86,7 @@ native_handle open_unix_listener(const std::string& path, int backlog, bool any_
 }
 
 void remove_file(const std::string& path) noexcept {
-  ::unlink(path.c_str());
+  calls::unlink(path.c_str());
 }
 
 }  // namespace hawser::platform

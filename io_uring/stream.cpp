@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "stream.hpp"
 
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <new>
 #include <utility>
 
+#include "calls.hpp"
 #include "core/assert.hpp"
 #include "hawser/errc.hpp"
 #include "native.hpp"
 
 namespace hawser {
+namespace {
+
+// One that is silent does not wait for room either.
+constexpr int flags_of(bool silent) noexcept {
+  return MSG_NOSIGNAL | MSG_WAITALL | (silent ? MSG_DONTWAIT : 0);
+}
+
+}  // namespace
 
 uring_stream::uring_stream(uring_reactor& home, platform::native_handle socket,
                            stream_events& owner) noexcept
@@ -52,14 +59,12 @@ void uring_stream::arm_read() noexcept {
 
 void uring_stream::arm_block(bool many) noexcept {
   io_uring_sqe& entry = home_.ring().submission(read_);
+  const int socket = platform::descriptor(socket_);
   if (many) {
-    io_uring_prep_recv_multishot(&entry, platform::descriptor(socket_), nullptr, 0, 0);
+    calls::submit_receive_many(entry, socket, receive_buffers::group);
   } else {
-    io_uring_prep_recv(&entry, platform::descriptor(socket_), nullptr, receive_buffers::bytes_each,
-                       0);
+    calls::submit_receive_once(entry, socket, receive_buffers::bytes_each, receive_buffers::group);
   }
-  entry.flags |= IOSQE_BUFFER_SELECT;
-  entry.buf_group = receive_buffers::group;
   read_.active = true;
   mode_ = many ? mode::multishot : mode::single;
 }
@@ -68,8 +73,8 @@ void uring_stream::arm_block(bool many) noexcept {
 // system call less for each run of direct bytes.
 void uring_stream::arm_direct(std::span<std::byte> space) noexcept {
   if (!prepare_direct(space)) return;
-  io_uring_sqe& entry = home_.ring().submission(read_);
-  io_uring_prep_recvmsg(&entry, platform::descriptor(socket_), &direct_message_, 0);
+  calls::submit_receive_direct(home_.ring().submission(read_), platform::descriptor(socket_),
+                               direct_message_);
   read_.active = true;
   mode_ = mode::direct;
 }
@@ -146,7 +151,7 @@ bool uring_stream::read_inline() noexcept {
 
 bool uring_stream::read_direct_inline(std::span<std::byte> space) noexcept {
   if (!prepare_direct(space)) return true;
-  const auto got = ::recvmsg(platform::descriptor(socket_), &direct_message_, MSG_DONTWAIT);
+  const auto got = calls::recvmsg(platform::descriptor(socket_), direct_message_, MSG_DONTWAIT);
   if (got > 0) {
     home_.count().bytes_read += static_cast<std::size_t>(got);
     deliver_direct(static_cast<std::size_t>(got));
@@ -218,7 +223,7 @@ void uring_stream::end(std::error_code why) noexcept {
 
 // ---- writing ----------------------------------------------------------------------------------
 
-bool uring_stream::write(std::span<const platform::io_slice> slices) noexcept {
+bool uring_stream::write(std::span<const platform::io_slice> slices, notice when) noexcept {
   HAWSER_ASSERT(!write_.active && !write_error_ && !slices.empty() &&
                 slices.size() <= max_slices);
   if (closing_) return false;
@@ -227,8 +232,10 @@ bool uring_stream::write(std::span<const platform::io_slice> slices) noexcept {
   unwritten_count_ = slices.size();
   // The first words of a stream are what its peer waits for.
   const bool at_once = std::exchange(fresh_, false) || hot_;
-  if ((home_.is_first_write() || at_once) && write_inline()) return !write_error_;
-  submit_write();
+  const bool silent = when == notice::late && home_.has_silent_sends();
+  const bool first = home_.is_first_write() && !(silent && unwritten_bytes() >= silent_bytes_min);
+  if ((at_once || first) && write_inline()) return !write_error_;
+  submit_write(silent && !at_once && !first);
   return false;
 }
 
@@ -239,12 +246,12 @@ bool uring_stream::write_inline() noexcept {
   ++home_.count().system_calls;
   ssize_t sent = 0;
   if (unwritten_count_ == 1) {  // as in submit_write()
-    sent = ::send(socket, unwritten_[0].iov_base, unwritten_[0].iov_len, flags);
+    sent = calls::send(socket, unwritten_[0].iov_base, unwritten_[0].iov_len, flags);
   } else {
     msghdr message{};
     message.msg_iov = unwritten_.data();
     message.msg_iovlen = unwritten_count_;
-    sent = ::sendmsg(socket, &message, flags);
+    sent = calls::sendmsg(socket, message, flags);
   }
   if (sent < 0) {
     if (is_passing(errno)) return false;
@@ -256,24 +263,49 @@ bool uring_stream::write_inline() noexcept {
   return advance(static_cast<std::size_t>(sent));
 }
 
-void uring_stream::submit_write() noexcept {
-  constexpr int flags = MSG_NOSIGNAL | MSG_WAITALL;
+void uring_stream::prepare_silent_send(io_uring_sqe& entry, platform::native_handle socket,
+                                       const void* bytes, std::size_t count) noexcept {
+  calls::submit_send(entry, platform::descriptor(socket), bytes, count, flags_of(true), true);
+}
+
+void uring_stream::submit_write(bool silent) noexcept {
+  const int flags = flags_of(silent);
   const int socket = platform::descriptor(socket_);
   const iovec& first = unwritten_[first_unwritten_];
   io_uring_sqe& entry = home_.ring().submission(write_);
   if (unwritten_count_ - first_unwritten_ == 1) {  // the kernel has less to look at
-    io_uring_prep_send(&entry, socket, first.iov_base, first.iov_len, flags);
+    calls::submit_send(entry, socket, first.iov_base, first.iov_len, flags, silent);
   } else {
     write_message_ = {};
     write_message_.msg_iov = unwritten_.data() + first_unwritten_;
     write_message_.msg_iovlen = unwritten_count_ - first_unwritten_;
-    io_uring_prep_sendmsg(&entry, socket, &write_message_, flags);
+    calls::submit_send(entry, socket, write_message_, flags, silent);
   }
   write_.active = true;
+  silent_ = silent;
+  if (silent) home_.expect_silence(*this);
+}
+
+std::size_t uring_stream::unwritten_bytes() const noexcept {
+  std::size_t bytes = 0;
+  for (std::size_t i = first_unwritten_; i < unwritten_count_; ++i) bytes += unwritten_[i].iov_len;
+  return bytes;
+}
+
+void uring_stream::settle_write() noexcept {
+  silent_ = write_.active = false;
+  home_.ring().will_not_complete();
+  home_.count().bytes_written += unwritten_bytes();
+  if (closing_) {
+    close_when_idle();
+  } else {
+    owner_.on_written({});
+  }
 }
 
 void uring_stream::on_write(int result, unsigned /*flags*/) noexcept {
   write_.active = false;
+  if (std::exchange(silent_, false)) home_.forget(*this);
   if (result > 0) home_.count().bytes_written += static_cast<std::size_t>(result);
   if (closing_) {
     close_when_idle();
@@ -285,7 +317,7 @@ void uring_stream::on_write(int result, unsigned /*flags*/) noexcept {
   } else if (advance(static_cast<std::size_t>(std::max(result, 0)))) {
     owner_.on_written({});
   } else {
-    submit_write();
+    submit_write(false);
   }
 }
 
@@ -308,7 +340,11 @@ void uring_stream::close() noexcept {
   if (std::exchange(closing_, true)) return;
   if (hot_) home_.hot().remove(*this);
   if (read_.active && !cancelling_) home_.ring().cancel(read_);
-  if (write_.active) home_.ring().cancel(write_);
+  if (write_.active && silent_) {
+    home_.hurry();
+  } else if (write_.active) {
+    home_.ring().cancel(write_);
+  }
   close_when_idle();
 }
 
@@ -316,10 +352,13 @@ void uring_stream::close_when_idle() noexcept {
   if (!read_.active && !write_.active) report_later();
 }
 
+// It may have been queued for a write that failed, before the stream was closed: then its last
+// completion is still to come, and queues it again.
 void uring_stream::report() noexcept {
   if (!closing_) return owner_.on_written(std::exchange(write_error_, {}));
+  if (read_.active || write_.active) return;
   platform::close(std::exchange(socket_, platform::no_handle));
-  ++home_.count().system_calls;
+  home_.count().system_calls += 2;
   owner_.on_closed();
 }
 

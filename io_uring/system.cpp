@@ -3,22 +3,23 @@
 #include <cxxabi.h>
 #include <dlfcn.h>
 #include <pthread.h>
-#include <sched.h>
-#include <sys/random.h>
+#include <signal.h>
 
 #include <algorithm>
-#include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <new>
 #include <numeric>
 #include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 
+#include "calls.hpp"
 #include "cgroup.hpp"
 #include "os/platform.hpp"
 
@@ -42,8 +43,8 @@ class core_set {
 
   void add(unsigned core) noexcept { CPU_SET_S(core, bytes_, set_); }
   /// False: there are more cores than fit, or the system does not say.
-  [[nodiscard]] bool read() noexcept { return ::sched_getaffinity(0, bytes_, set_) == 0; }
-  [[nodiscard]] bool apply() const noexcept { return ::sched_setaffinity(0, bytes_, set_) == 0; }
+  [[nodiscard]] bool read() noexcept { return calls::sched_getaffinity(bytes_, set_) == 0; }
+  [[nodiscard]] bool apply() const noexcept { return calls::sched_setaffinity(bytes_, set_) == 0; }
   [[nodiscard]] std::vector<unsigned> list() const {
     std::vector<unsigned> found;
     for (std::size_t core = 0; core < cores_; ++core) {
@@ -86,9 +87,22 @@ bool pin_thread(unsigned core) {
   return only.apply();
 }
 
+namespace {
+
+std::atomic<unsigned> forks{0};
+
+}  // namespace
+
+unsigned generation() noexcept {
+  static const int counting = ::pthread_atfork(
+      nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+  static_cast<void>(counting);
+  return forks.load(std::memory_order_relaxed);
+}
+
 void fill_random(std::byte* bytes, std::size_t count) noexcept {
   while (count != 0) {
-    const auto got = ::getrandom(bytes, count, 0);
+    const auto got = calls::getrandom(bytes, count);
     if (got < 0) {
       if (errno == EINTR) continue;
       std::terminate();
@@ -113,11 +127,37 @@ std::string describe_code(const void* address) {
   return text.str();
 }
 
-// Linux takes 15 characters and refuses more.
-void name_thread(const char* name) noexcept {
-  std::array<char, 16> shortened{};
-  std::strncpy(shortened.data(), name, shortened.size() - 1);
-  ::pthread_setname_np(::pthread_self(), shortened.data());
+namespace {
+
+// Threads inherit the mask of the one that starts them.
+class signals_blocked {
+ public:
+  signals_blocked() noexcept {
+    sigset_t most;
+    sigfillset(&most);
+    for (const int each : {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGPROF, SIGSEGV, SIGSYS, SIGTRAP}) {
+      sigdelset(&most, each);
+    }
+    ::pthread_sigmask(SIG_BLOCK, &most, &before_);
+  }
+  ~signals_blocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  signals_blocked(const signals_blocked&) = delete;
+  signals_blocked& operator=(const signals_blocked&) = delete;
+
+ private:
+  sigset_t before_{};
+};
+
+}  // namespace
+
+// Linux takes 15 characters of a name and refuses more.
+std::thread start_thread(std::string name, std::function<void()> body) {
+  name.resize(std::min<std::size_t>(name.size(), 15));
+  const signals_blocked while_it_starts;
+  return std::thread([name = std::move(name), body = std::move(body)] {
+    ::pthread_setname_np(::pthread_self(), name.c_str());
+    body();
+  });
 }
 
 const char* portable_mechanism() noexcept {

@@ -7,13 +7,13 @@ macro(stretch_timeout variable)
   endif()
 endmacro()
 
-# add_suite(name [BACKENDS] [TIMEOUT seconds] [LABELS label...])
+# add_suite(name [BACKENDS] [PROGRAM target] [TIMEOUT seconds] [LABELS label...])
 #
-# Registers the doctest suite `name` of hawser_tests as the test `name`, or with BACKENDS as
+# Registers the doctest suite `name` of hawser_tests, or of another program, as the test `name`, or with BACKENDS as
 # `name.io_uring` and `name.asio`, which run it with HAWSER_TEST_BACKEND set to that backend.
 # A suite without a test case fails; one that cannot run here exits with 77 and shows as skipped.
 function(add_suite name)
-  cmake_parse_arguments(PARSE_ARGV 1 suite "BACKENDS" "TIMEOUT" "LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 suite "BACKENDS" "PROGRAM;TIMEOUT" "LABELS")
   if(suite_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "add_suite(${name}): unknown argument ${suite_UNPARSED_ARGUMENTS}")
   endif()
@@ -21,6 +21,9 @@ function(add_suite name)
     set(suite_TIMEOUT 120)
   endif()
   stretch_timeout(suite_TIMEOUT)
+  if(NOT suite_PROGRAM)
+    set(suite_PROGRAM hawser_tests)
+  endif()
   set(backends "default")
   if(suite_BACKENDS)
     set(backends io_uring asio)
@@ -34,7 +37,7 @@ function(add_suite name)
       list(APPEND environment HAWSER_TEST_BACKEND=${backend})
       list(APPEND labels ${backend})
     endif()
-    add_test(NAME ${test} COMMAND hawser_tests --test-suite=${name} --no-skip=false)
+    add_test(NAME ${test} COMMAND ${suite_PROGRAM} --test-suite=${name} --no-skip=false)
     set_tests_properties(${test} PROPERTIES
       ENVIRONMENT "${environment}"
       LABELS "${labels}"

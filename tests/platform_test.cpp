@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -305,8 +307,26 @@ TEST_SUITE("platform") {
     platform::fill_random(one.data(), one.size());
     platform::fill_random(two.data(), two.size());
     CHECK(one != two);
-    platform::name_thread("a name that is longer than systems take");
     CHECK_FALSE(std::string(platform::portable_mechanism()).empty());
+  }
+
+  TEST_CASE("a thread of ours has a name, and leaves signals to those of the application") {
+    sigset_t before, during, after;
+    REQUIRE(::pthread_sigmask(SIG_BLOCK, nullptr, &before) == 0);
+    std::array<char, 16> name{};
+    platform::start_thread("a name that is longer than systems take", [&] {
+      static_cast<void>(::pthread_getname_np(::pthread_self(), name.data(), name.size()));
+      static_cast<void>(::pthread_sigmask(SIG_BLOCK, nullptr, &during));
+    }).join();
+    REQUIRE(::pthread_sigmask(SIG_BLOCK, nullptr, &after) == 0);
+    CHECK(std::string(name.data()) == "a name that is ");
+    for (const int each : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGALRM, SIGCHLD, SIGPIPE}) {
+      CHECK(sigismember(&during, each) == 1);
+      CHECK(sigismember(&after, each) == sigismember(&before, each));
+    }
+    for (const int each : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGPROF}) {
+      CHECK(sigismember(&during, each) == 0);
+    }
   }
 
   TEST_CASE("a thread that is bound to a core may use that one alone") {

@@ -4,11 +4,14 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <deque>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -16,6 +19,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "hawser/errc.hpp"
@@ -30,6 +34,7 @@ namespace {
 using namespace std::chrono_literals;
 using hawser::platform::io_slice;
 using hawser::platform::native_handle;
+using notice = hawser::stream::notice;
 namespace platform = hawser::platform;
 
 constexpr auto long_time = 30s;
@@ -179,8 +184,8 @@ class peer final : public reader {
     const auto slice = slice_of(bytes);
     write({&slice, 1});
   }
-  void write(std::span<const io_slice> slices) {
-    if (stream_->write(slices)) on_written({});
+  void write(std::span<const io_slice> slices, notice when = notice::soon) {
+    if (stream_->write(slices, when)) on_written({});
   }
   void close() {
     stream_->close();
@@ -347,11 +352,93 @@ TEST_SUITE("reactor") {
     target.start();
 
     const auto slice = slice_of("x");
-    const bool done = writer.stream().write({&slice, 1});
+    const bool done = writer.stream().write({&slice, 1}, notice::soon);
 
     CHECK(writer.written == 0);
     if (!done) turn_until(*reactor, [&] { return writer.written == 1; });
     turn_until(*reactor, [&] { return target.text == "x"; });
+  }
+
+  TEST_CASE("late notices: many streams write, all arrives, and each is reported once") {
+    const guarded_reactor reactor;
+    if (!reactor) return;
+    struct couple {
+      explicit couple(hawser::reactor& home) : couple(home, platform::socket_pair()) {}
+      couple(hawser::reactor& home, std::pair<native_handle, native_handle> ends)
+          : writer(home, ends.first), target(home, ends.second) {
+        target.start();
+      }
+      peer writer, target;
+    };
+    std::deque<couple> couples;
+    for (unsigned i = 0; i < 20; ++i) couples.emplace_back(*reactor);
+    const auto text = pattern(3000);
+    const auto slice = slice_of(text);
+
+    for (unsigned round = 1; round <= 5; ++round) {
+      for (auto& each : couples) each.writer.write({&slice, 1}, notice::late);
+      reactor->turn(0s);
+      for (const auto& each : couples) CHECK(each.writer.written == round);
+      turn_until(*reactor, [&] {
+        return std::ranges::all_of(
+            couples, [&](auto& each) { return each.target.total == round * text.size(); });
+      });
+    }
+    for (const auto& each : couples) {
+      CHECK_FALSE(each.writer.write_error);
+      CHECK(each.target.text.substr(4 * text.size()) == text);
+    }
+  }
+
+  TEST_CASE("a late notice comes only when a write is whole, though the socket is full") {
+    const guarded_reactor reactor;
+    if (!reactor) return;
+    const auto [left, right] = platform::socket_pair();
+    peer writer(*reactor, left), target(*reactor, right);
+    const auto flood = pattern(4 << 20);
+    std::vector<io_slice> slices{slice_of(flood), slice_of("the end")};
+
+    writer.write(slices, notice::late);
+    for (int i = 0; i < 20; ++i) reactor->turn(0s);
+    CHECK(writer.written == 0);
+    target.start();
+    turn_until(*reactor, [&] { return target.total == flood.size() + 7 && writer.written == 1; });
+
+    CHECK_FALSE(writer.write_error);
+    CHECK(target.text == flood + "the end");
+  }
+
+  TEST_CASE("a late notice says that a write has failed, as a soon one does") {
+    const guarded_reactor reactor;
+    if (!reactor) return;
+    const auto [left, right] = platform::socket_pair();
+    peer writer(*reactor, left);
+    platform::close(right);
+    const auto text = pattern(3000);
+    const auto slice = slice_of(text);
+
+    writer.write({&slice, 1}, notice::late);
+    turn_until(*reactor, [&] { return writer.written == 1; });
+
+    CHECK(writer.write_error == std::errc::broken_pipe);
+  }
+
+  TEST_CASE("a stream is closed while nothing was heard of its write yet") {
+    const guarded_reactor reactor;
+    if (!reactor) return;
+    const auto [left, right] = platform::socket_pair();
+    std::optional<peer> writer(std::in_place, *reactor, left);
+    peer target(*reactor, right);
+    const auto text = pattern(3000);
+    const auto slice = slice_of(text);
+
+    writer->write({&slice, 1}, notice::late);
+    writer.reset();  // its end is waited for, and nothing else happens meanwhile
+    target.start();
+    turn_until(*reactor, [&] { return target.ended; });
+
+    CHECK_FALSE(target.error);
+    CHECK(text.compare(0, target.total, target.text) == 0);
   }
 
   TEST_CASE("the end of the stream comes after its bytes, without error") {
@@ -398,7 +485,7 @@ TEST_SUITE("reactor") {
     target.write("unread");
     turn_until(*reactor, [&] { return target.written == 1; });
 
-    platform::close(ours);  // with unread bytes: tcp resets
+    ::close(static_cast<int>(ours));  // with unread bytes: tcp resets
     turn_until(*reactor, [&] { return target.ended; });
     target.write("nobody");
     turn_until(*reactor, [&] { return target.written == 2; });
@@ -429,6 +516,24 @@ TEST_SUITE("reactor") {
     CHECK(written == 0);
     CHECK(target.total < flood.size());
     CHECK(flood.compare(0, target.total, target.text) == 0);
+  }
+
+  TEST_CASE("a stream that is closed behind a failed write waits for its read all the same") {
+    const guarded_reactor reactor;
+    if (!reactor) return;
+    const auto [left, right] = platform::socket_pair();
+    peer writer(*reactor, left);
+    writer.start();
+    reactor->turn(0s);  // the read is with the system
+    REQUIRE(::shutdown(static_cast<int>(right), SHUT_RD) == 0);
+
+    writer.write("nobody will read this");
+    writer.stream().close();
+    turn_until(*reactor, [&] { return writer.closed; });
+    for (int i = 0; i < 5; ++i) reactor->turn(0s);  // nothing is heard of it any more
+
+    CHECK(writer.written == 0);
+    platform::close(right);
   }
 
   TEST_CASE("close inside an event of the stream is the last thing it does") {
@@ -545,6 +650,48 @@ TEST_SUITE("reactor") {
     CHECK(*readable.outcome == std::errc::operation_canceled);
     platform::close(left);
     platform::close(right);
+  }
+
+  // Who has cancelled may close the handle at once, before the wait has been told.
+  TEST_CASE("a cancelled wait does not disturb the next handle with that number") {
+    const guarded_reactor reactor;
+    if (!reactor) return;
+    const auto [first, first_peer] = platform::socket_pair();
+    waiting cancelled, next;
+    reactor->wait(first, hawser::readiness::kind::readable, cancelled);
+    reactor->turn(0s);
+
+    reactor->cancel_wait(cancelled);
+    platform::close(first);
+    const auto [second, second_peer] = platform::socket_pair();
+    REQUIRE(second == first);
+    reactor->wait(second, hawser::readiness::kind::readable, next);
+    turn_until(*reactor, [&] { return cancelled.outcome.has_value(); });
+    REQUIRE(::write(static_cast<int>(second_peer), "x", 1) == 1);
+    turn_until(*reactor, [&] { return next.outcome.has_value(); });
+
+    CHECK_FALSE(*next.outcome);
+    for (const auto each : {first_peer, second, second_peer}) platform::close(each);
+  }
+
+  // A worker that ends waits for those that wait.
+  TEST_CASE("a wait that could not begin is over") {
+    const guarded_reactor reactor;
+    if (!reactor) return;
+    const auto [gone, peer] = platform::socket_pair();
+    platform::close(gone);
+    waiting refused;
+
+    try {
+      reactor->wait(gone, hawser::readiness::kind::readable, refused);
+      turn_until(*reactor, [&] { return refused.outcome.has_value(); });
+      CHECK(*refused.outcome);
+    } catch (const std::system_error& error) {
+      CHECK_FALSE(refused.outcome);
+    }
+
+    CHECK_FALSE(reactor->has_waits());
+    platform::close(peer);
   }
 
   TEST_CASE("a turn waits for its limit when nothing happens, and not at all for zero") {

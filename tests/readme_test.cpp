@@ -4,11 +4,13 @@
 #include <array>
 #include <chrono>
 #include <filesystem>
+#include <iostream>
 #include <regex>
 #include <string>
 #include <string_view>
 
 #include "hawser/hawser.hpp"
+#include "support/config.hpp"
 #include "tidy/source.hpp"
 
 namespace {
@@ -27,14 +29,14 @@ std::string first_example(std::string_view page) {
   return std::string(body.substr(0, body.find("```")));
 }
 
-std::string second_example(std::string_view page) {
-  const auto open = page.find(opening);
-  return open == std::string_view::npos ? "" : first_example(page.substr(open + opening.size()));
+std::string example_below(std::string_view heading, std::string_view page) {
+  const auto begin = page.find(heading);
+  return begin == std::string_view::npos ? "" : first_example(page.substr(begin));
 }
 
-// The second example of the README, to be compared with it and run.
-hawser::executor_config run_second_example() {
-  // from here
+// The examples of the README, to be compared with it and run.
+hawser::executor_config run_configuration() {
+  // from here: configuration
   auto config = hawser::executor_config::parse("throughput threads=2 weights=8:4:2:1");  // text
   config.stall_threshold = 50ms;                               // code
   config = hawser::executor_config::from_environment(config);  // HAWSER_SPIN=off ./program
@@ -49,11 +51,28 @@ hawser::executor_config run_second_example() {
   return config;
 }
 
-// The lines of a source between the two marks, without what indents them.
-std::string marked_lines(const std::string& source) {
-  const std::string from = "  // from here\n";
+hawser::task<void> run_survival(std::string uri) {
+  // from here: survival
+  hawser::link_options options;
+  options.survive = 1min;                        // here, and in the options of the listener
+  options.resend = {false, true, false, false};  // rpc: once more what was not consumed
+  const auto link = co_await hawser::connect(uri, options);
+
+  auto status = co_await link.changed();
+  while (status.now != hawser::link::condition::ended) {
+    const bool is_open = status.now == hawser::link::condition::open;
+    std::cout << (is_open ? "open" : "offline") << (status.resumed ? ", resumed" : "") << std::endl;
+    status = co_await link.changed(status);
+  }
+  // to here
+}
+
+// The lines of a test's source between two marks, without what indents them.
+std::string marked_lines(const std::string& mark, const std::string& file = "readme_test.cpp") {
+  const auto source = tidy::read_file(root / "tests" / file);
+  const std::string from = "  // from here: " + mark + "\n";
   const auto begin = source.find(from) + from.size();
-  const auto body = source.substr(begin, source.find("  // to here\n") - begin);
+  const auto body = source.substr(begin, source.find("  // to here\n", begin) - begin);
   static const std::regex indent("(^|\n)  ");
   return std::regex_replace(body, indent, "$1");
 }
@@ -79,12 +98,29 @@ TEST_SUITE("readme") {
     CHECK(example == without_first_line(sample));
   }
 
-  TEST_CASE("the second example of the README runs, as it stands there") {
-    const auto example = second_example(tidy::read_file(root / "README.md"));
+  TEST_CASE("the example of a configuration runs, as it stands there") {
+    const auto page = tidy::read_file(root / "README.md");
+    CHECK(example_below("## Configure it", page) == marked_lines("configuration"));
+    CHECK(run_configuration().stall_threshold > 0ms);
+  }
 
-    CHECK_FALSE(example.empty());
-    CHECK(example == marked_lines(tidy::read_file(root / "tests" / "readme_test.cpp")));
-    CHECK(run_second_example().stall_threshold > 0ms);
+  TEST_CASE("the example of a link that survives runs, as it stands there") {
+    const auto page = tidy::read_file(root / "README.md");
+    CHECK(example_below("## When a connection breaks", page) == marked_lines("survival"));
+
+    hawser::runtime runtime(test::config());
+    auto listener = hawser::listen(runtime, "inproc:readme");
+    hawser::run(runtime, [&](hawser::scope& inside) -> hawser::task<void> {
+      inside.spawn(run_survival("inproc:readme"));
+      const auto link = co_await listener.accept();
+      co_await link.close();
+    });
+  }
+
+  TEST_CASE("the example of Asio stands in a test that runs it") {
+    const auto shown = example_below("## Inside a loop", tidy::read_file(root / "README.md"));
+    CHECK_FALSE(shown.empty());
+    CHECK(shown == marked_lines("bridge", "asio_bridge_test.cpp"));
   }
 
   TEST_CASE("every path that the README names exists") {

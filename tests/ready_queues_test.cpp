@@ -60,6 +60,25 @@ TEST_SUITE("ready_queues") {
     CHECK(queues.begun(rpc) == 6);
   }
 
+  TEST_CASE("of many that are counted at once the first is timed, and an old one forgotten") {
+    hawser::executor_config config;
+    config.stats_sample = 3;
+    ready_queues queues(config);
+    std::array<item, 2> items;
+    const auto count_both = [&] {
+      hawser::detail::work_list both;
+      for (auto& each : items) both.push(each);
+      return queues.count_roaming(both, 2, rpc);
+    };
+    CHECK(count_both());  // the first of all is one of them
+    queues.time_roaming(items[1], rpc);
+    CHECK(queues.is_timing(rpc));
+    CHECK_FALSE(count_both());  // it comes back: what was timed has run elsewhere
+    CHECK_FALSE(queues.is_timing(rpc));
+    CHECK(count_both());
+    CHECK_FALSE(count_both());
+  }
+
   TEST_CASE("one item of a priority is timed, until it is popped, moved, or comes back") {
     ready_queues queues(timing_all());
     item first, second;

@@ -43,6 +43,12 @@ TEST_SUITE("result") {
     }
   }
 
+  TEST_CASE("the detail of a failure is one line, whatever was put into it") {
+    const hawser::failure odd(errc::refused, std::string("a\0b\n\x1b[31mc\x7f", 11));
+    CHECK(odd.detail() == "a\\x00b\\x0a\\x1b[31mc\\x7f");
+    CHECK(hawser::failure(errc::refused, "caf\xc3\xa9 \\x00").detail() == "caf\xc3\xa9 \\x00");
+  }
+
   TEST_CASE("a failure without detail comes through an exception without detail") {
     const failure before(errc::closed);
 

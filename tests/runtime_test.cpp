@@ -271,19 +271,19 @@ TEST_SUITE("runtime") {
     };
 
     for (int i = 1; i <= 2; ++i) {
-      REQUIRE(core.post_blocking(*make()));
+      REQUIRE(core.post_blocking(*make()) == hawser::errc{});
       while (started < i) std::this_thread::yield();
     }
-    for (int i = 0; i < 3; ++i) CHECK(core.post_blocking(*make()));
+    for (int i = 0; i < 3; ++i) CHECK(core.post_blocking(*make()) == hawser::errc{});
     auto* const refused = make();
-    CHECK_FALSE(core.post_blocking(*refused));
+    CHECK(core.post_blocking(*refused) == hawser::errc::limit_reached);
     delete refused;
     CHECK(started == 2);
     hold.set_value();
     while (ran < 5) std::this_thread::yield();
 
     const auto action = [&] { ++ran; };
-    CHECK(core.post_blocking(test::make_job(action)));
+    CHECK(core.post_blocking(test::make_job(action)) == hawser::errc{});
     while (ran < 6) std::this_thread::yield();
   }
 
@@ -374,7 +374,7 @@ TEST_SUITE("runtime") {
                 [&, to = (i + 1) % 2] { post_to(core.worker(to), [&] { ++ran; }); });
       }
       const auto action = [&] { post_to(core.worker(0), [&] { ++ran; }); };
-      REQUIRE(core.post_blocking(test::make_job(action)));
+      REQUIRE(core.post_blocking(test::make_job(action)) == hawser::errc{});
     }
     CHECK(ran == 501);
   }

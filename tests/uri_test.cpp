@@ -61,6 +61,19 @@ TEST_SUITE("uri") {
     CHECK(to_uri(name) == "inproc:here");
   }
 
+  TEST_CASE("what was written reads the same, whatever is in the names") {
+    for (const std::string_view uri : {"unix:////a", "unix:////", "unix://%2Fa", "tcp://a%25b:1",
+                                       "tcp://%20:0", "tcp://[fe80::1%25eth0]:9", "inproc://a"}) {
+      CAPTURE(std::string(uri));
+      link_options options;
+      const auto read = parse_uri(uri, options);
+      const auto again = parse_uri(to_uri(read), options);
+      CHECK(again.name == read.name);
+      CHECK(again.host == read.host);
+      CHECK(again.port == read.port);
+    }
+  }
+
   TEST_CASE("options of the address win over those of the program") {
     link_options options;
     options.channels = 4;
@@ -95,6 +108,14 @@ TEST_SUITE("uri") {
     expect_fault("unix:/a%00b", errc::bad_uri, "zero byte");
     expect_fault("tcp://h:1?fast=1", errc::bad_uri, "unknown option 'fast'");
     expect_fault("tcp://h:1?channels", errc::bad_uri, "option 'channels' has no value");
+  }
+
+  TEST_CASE("a zero byte, which would end a path early, is refused, written as it may be") {
+    using namespace std::string_view_literals;
+    expect_fault("unix:/run/a\0b"sv, errc::bad_uri, "zero byte");
+    expect_fault("unix:/run/a%00b", errc::bad_uri, "zero byte");
+    expect_fault("tcp://a\0:1"sv, errc::bad_uri, "zero byte");
+    expect_fault("inproc:\0"sv, errc::bad_uri, "zero byte");
   }
 
   TEST_CASE("a value out of range is named with its field and the range") {

@@ -111,6 +111,15 @@ std::map<std::string, bytes> golden_frames() {
   made["closed"] = wire::encode_closed({4, 0, 12, 0, 300, 0, 1, 0}, {4, 0, 12, 0, 290, 0, 0, 0});
   made["moved"] = wire::encode_moved(3, 3, 2, 1);
   made["unknown"] = wire::encode_token(wire::kind::unknown, 40);
+  auto resumed = usual_welcome();
+  resumed.features = wire::feature::resume;
+  resumed.incarnation = 2;
+  resumed.received = {0, 0, 12, 0, 0, 0, 0, 0};
+  made["welcome that resumes"] = wire::encode(resumed);
+  made["resumed"] = wire::encode(wire::resumption{{0, 0, 2, 0, 0, 0, 0, 0},
+                                                  {65'536, 0, 327'680, 0, 0, 0, 0, 0},
+                                                  {0, 0, 70'000, 0, 0, 0, 0, 0},
+                                                  {0, 0, 10, 0, 0, 0, 0, 0}});
   return made;
 }
 
@@ -143,6 +152,7 @@ void decode_all(std::span<const std::byte> header) {
   static_cast<void>(wire::decode_close(header));
   static_cast<void>(wire::decode_closed(header));
   static_cast<void>(wire::decode_moved(header));
+  static_cast<void>(wire::decode_resumed(header));
   static_cast<void>(wire::decode_data(header));
 }
 
@@ -175,6 +185,8 @@ bool decodes(wire::kind what, std::span<const std::byte> header) {
       return wire::decode_closed(header).has_value();
     case wire::kind::moved:
       return wire::decode_moved(header).has_value();
+    case wire::kind::resumed:
+      return wire::decode_resumed(header).has_value();
   }
   return false;
 }

@@ -716,4 +716,31 @@ TEST_SUITE("wire_hostile") {
     CHECK(at - rest.begin() < 140'000);
     CHECK(rest.end() - at > 200'000);
   }
+
+  TEST_CASE("nothing follows the last word: no ping, no answer to what is not known") {
+    settings patient = small();
+    patient.keepalive = 1s;
+    patient.close_timeout = 10s;
+    auto peer = raw_peer::of_server(patient, generous_hello());
+    static_cast<void>(peer.frames());
+    peer.feed(wire::encode_close(errc{}, "", {}));
+    const auto last = peer.frames();
+    REQUIRE(last.size() == 2);
+    CHECK(last[0].kind == kind::closed);
+    CHECK(last[1].kind == kind::close);
+    REQUIRE_FALSE(peer->ended());
+
+    peer.pass(3s);
+    peer.tick();
+    CHECK(peer->next_deadline() > peer.now());
+    peer.feed(wire::encode_token(kind::ping, 5));
+    peer.feed(control_frame({77, 1}));
+    CHECK_FALSE(peer->has_output(0));
+    CHECK(peer.frames().empty());
+
+    peer.pass(10s);
+    peer.tick();
+    REQUIRE(peer->ended());
+    CHECK(peer->why().code() == errc::link_lost);
+  }
 }

@@ -126,6 +126,24 @@ TEST_SUITE("wire") {
     CHECK(both.client.available(bulk) >= (4 << 20) * 3 / 4);
   }
 
+  TEST_CASE("a pipe that comes while a link closes leaves nothing that is due for ever") {
+    unsigned tried = 0;
+    for (unsigned steps = 0;; ++steps) {
+      joined link;
+      link.wire.settle();
+      link.client.close(link.wire.now());
+      link.server.close(link.wire.now());
+      for (unsigned i = 0; i < steps; ++i) link.wire.step();
+      if (link.client.ended()) break;
+      link.client.attached(1);
+      std::array<std::span<const std::byte>, 64> pieces;
+      for (unsigned i = 0; i < 3 && link.client.gather(0, pieces) != 0; ++i) link.client.written(0);
+      CHECK_FALSE(link.client.has_output(0));
+      ++tried;
+    }
+    CHECK(tried > 2);
+  }
+
   TEST_CASE("closing exchanges the final sequences and ends both sides") {
     joined both;
     both.wire.settle();
@@ -193,6 +211,47 @@ TEST_SUITE("wire") {
       both.wire.settle();
       CHECK(both.server.counts(control).received == cost / 80);
     }
+  }
+
+  TEST_CASE("who waits for a write to be done: a sender, memory, more output, the end; or nobody") {
+    settings few = usual();
+    few.queue_bytes = 1000;
+    joined link(few);
+    link.wire.settle();
+    machine& client = link.client;
+    const std::vector<std::byte> small(100);
+    const auto writes = [](machine& from) {
+      std::array<std::span<const std::byte>, 4> pieces;
+      REQUIRE(from.gather(0, pieces) != 0);
+      const bool awaited = from.awaits_written(0);
+      from.written(0);
+      return awaited;
+    };
+    const auto write = [&] { return writes(client); };
+
+    CHECK(client.send(rpc, small, {}) == verdict::accepted);
+    CHECK_FALSE(write());
+
+    while (client.send(rpc, small, {}) == verdict::accepted) {
+    }
+    CHECK(write());
+    CHECK(client.send(rpc, small, {}) == verdict::accepted);
+    CHECK_FALSE(write());
+
+    auto owned = message_of(1, 8000);
+    CHECK(client.send(rpc, owned) == verdict::accepted);
+    CHECK(write());
+    CHECK(client.send(rpc, small, {}) == verdict::accepted);
+    CHECK_FALSE(write());
+
+    auto more_than_pieces = message_of(2, 200'000);
+    CHECK(client.send(bulk, more_than_pieces) == verdict::accepted);
+    CHECK(write());
+    while (client.has_output(0)) CHECK(write());
+
+    machine& server = link.server;
+    server.close(test::simulated_start());
+    CHECK(writes(server));
   }
 
   TEST_CASE("what is sent at once is blocked instead of started") {

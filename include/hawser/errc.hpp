@@ -39,6 +39,8 @@ enum class errc : int {
 /// An error with the text that says what was wrong and where.
 ///
 /// Shape: `code` is never zero; `detail` may be empty and does not repeat the code's own text.
+///        Control characters in it, which may come from a peer or a caller, become `\xNN`: the text
+///        is one line, and none of it is lost in a what().
 class failure {
  public:
   failure(std::error_code code, std::string detail = {});

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <exception>
 
+#include "hawser/errc.hpp"
 #include "hawser/stop_token.hpp"
 
 namespace hawser {
@@ -89,6 +90,12 @@ class executor {
   /// Threads: any.
   virtual void wake(work& item, priority urgency) noexcept { post(item, urgency); }
 
+  /// As post(), by a thread that nobody joins: what was queued may end the executor's runtime,
+  /// which waits for this call to return.
+  ///
+  /// Threads: any. Cost: as post(), and a lock.
+  virtual void deliver(work& item, priority urgency) noexcept { post(item, urgency); }
+
   /// Says which coroutine runs from now on, for the report of a stall.
   ///
   /// Threads: only the executor's own.
@@ -119,8 +126,9 @@ class executor {
   /// Threads: any.
   [[nodiscard]] virtual clock::time_point now() const noexcept = 0;
 
-  /// Runs `item.run` on a thread that may block; false: the bounded queue is full.
-  [[nodiscard]] virtual bool post_blocking(work& item) noexcept = 0;
+  /// Runs `item.run` on a thread that may block. Zero: it will; otherwise errc::limit_reached, the
+  /// bounded queue is full, or errc::resource_exhausted, no thread can be had.
+  [[nodiscard]] virtual errc post_blocking(work& item) noexcept = 0;
 
   /// Says that independent work (scope::serve) failed. Logged and counted.
   virtual void report_failure(std::exception_ptr failure) noexcept = 0;

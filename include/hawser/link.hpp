@@ -61,6 +61,18 @@ struct link_options {
   std::chrono::milliseconds close_timeout{5'000};
   std::chrono::milliseconds keepalive{20'000};          ///< ping after this much silence
   std::chrono::milliseconds keepalive_timeout{20'000};  ///< then lost after this much more
+  /// How long a link may be without a connection before it is lost; zero: it ends with its
+  /// connection. The side that connected tries to reach its peer again meanwhile; the other holds
+  /// the link for it, if its own options say so too. See link::changed().
+  std::chrono::milliseconds survive{0};
+  /// Before each attempt to reach the peer again a random time passes: at first at most this much,
+  /// twice as much each time until it is backoff_most.
+  std::chrono::milliseconds backoff{2'000};
+  std::chrono::milliseconds backoff_most{30'000};
+  /// By channel, of a link that survives: what the peer's application has not taken when a
+  /// connection breaks is sent again over the next, at least once. Until then it is kept, and
+  /// counts for queue_bytes. Otherwise it is lost, and counted.
+  std::array<bool, 4> resend{};
 };
 
 /// What a listener adds.
@@ -79,6 +91,10 @@ struct channel_counts {
   std::uint64_t consumed = 0;  ///< handed to the peer's application, as far as the peer has said
   std::uint64_t received = 0;  ///< arrived from the peer, whole
   std::uint64_t taken = 0;     ///< handed to our application by recv()
+  /// Accepted, but connections broke: exactly those that did not arrive where the link was resumed;
+  /// those that the peer had not said to be consumed where it was not.
+  std::uint64_t lost = 0;
+  std::uint64_t missed = 0;    ///< lost on the way to us, as the peer says
 };
 
 /// One of the four flow-controlled message queues of a link.
@@ -110,7 +126,8 @@ class channel {
   /// Shape:   0..max_message_bytes of the peer, urgent 0..urgent_window_bytes of the peer; the
   ///          bytes are copied before the await suspends or completes. Nothing happens until the
   ///          returned operation is awaited.
-  /// Errors:  errc::closed, errc::link_lost, errc::too_large, errc::cancelled. On error nothing
+  /// Errors:  errc::closed, errc::link_lost, errc::too_large, errc::cancelled,
+  ///          errc::resource_exhausted (no memory for the bytes while it waits). On error nothing
   ///          was accepted; what was handed over is gone.
   /// Cancel:  by the stop token. A message too large for the peer's window starts to leave before
   ///          it is accepted, and then completes instead: as soon as the peer takes it, or with the
@@ -223,6 +240,32 @@ class link {
   /// Cancel:  by the stop token; the closing goes on by itself.
   [[nodiscard]] task<void> close() const;
 
+  enum class condition : std::uint8_t {
+    opening,  ///< the handshake is under way
+    open,
+    offline,  ///< the connection is lost, the link is not yet: link_options::survive
+    ended,
+  };
+  struct status {
+    condition now = condition::opening;
+    std::uint64_t connections = 0;  ///< that there have been
+    /// The peer held the link when the last connection began: all that channel_counts::lost does
+    /// not count has arrived or will. False: it knows nothing of what was before.
+    bool resumed = false;
+
+    friend bool operator==(const status&, const status&) = default;
+  };
+  /// Completes when the status is another than `known`, with that status: at once if it is already.
+  ///
+  /// While a link is offline its sends, flushes and receives wait, as far as they do not complete
+  /// without a connection; an end in order is an end, whichever side asked for it, and so is
+  /// close() while offline.
+  ///
+  /// Errors:  errc::cancelled.
+  /// Cancel:  by the stop token; the link goes on.
+  [[nodiscard]] task<status> changed(status known) const;
+  [[nodiscard]] task<status> changed() const;  ///< from what a link is before its handshake
+
   /// Completes when the link has ended, in order or not; the value says why (errc::closed in
   /// order).
   ///
@@ -233,6 +276,7 @@ class link {
   [[nodiscard]] std::string peer() const;           ///< address and, on unix, pid and uid
   [[nodiscard]] unsigned sockets() const noexcept;  ///< how many carry the channels now: 1..4
   [[nodiscard]] explicit operator bool() const noexcept { return core_ != nullptr; }
+  [[nodiscard]] detail::link_core* core() const noexcept { return core_; }
 
  private:
   detail::link_core* core_ = nullptr;
@@ -315,8 +359,8 @@ class channel_operation : public operation {
   [[nodiscard]] virtual bool attempt() noexcept = 0;
   /// Home's thread, after attempt() said false: enters the list it waits in.
   virtual void enqueue() noexcept = 0;
-  /// Home's thread, once, before a suspension: what was borrowed must be copied now.
-  virtual void keep_bytes() noexcept {}
+  /// Once, before a suspension: what was borrowed must be copied now. False: there is no memory.
+  [[nodiscard]] virtual bool keep_bytes() noexcept { return true; }
 
   [[nodiscard]] bool ready() noexcept;  // attempt() if this is home
   [[nodiscard]] bool suspend(std::coroutine_handle<> waiter, const task_context& context) noexcept;
@@ -373,7 +417,7 @@ class [[nodiscard]] channel::send_op final : public detail::acknowledged_operati
   bool attempt() noexcept override;
   void enqueue() noexcept override;
   void on_cancel() noexcept override;
-  void keep_bytes() noexcept override;
+  bool keep_bytes() noexcept override;
 
   message message_;
   lane lane_;

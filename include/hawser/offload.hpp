@@ -33,7 +33,8 @@ class offload_base : private work {
   ~offload_base() = default;
 
   virtual void call() noexcept = 0;
-  /// Errors: throws errc::cancelled or errc::limit_reached if call() was never made.
+  /// Errors: throws errc::cancelled, errc::limit_reached or errc::resource_exhausted if call() was
+  ///         never made.
   void require_called() const;
 
  private:
@@ -47,6 +48,7 @@ class offload_base : private work {
   std::coroutine_handle<> waiter_;
   task_context context_;
   state state_ = state::called;
+  errc refusal_{};
 };
 
 }  // namespace detail
@@ -92,7 +94,7 @@ class [[nodiscard]] offload_op final : public detail::offload_base {
 ///          A lambda that captures by value gets a name first and is given by std::move: g++ 12
 ///          destroys such captures twice when the lambda is written inside a co_await expression.
 /// Errors:  what `function` throws; errc::limit_reached when executor_config::blocking_queue calls
-///          wait already; errc::cancelled.
+///          wait already; errc::resource_exhausted when no thread can be had; errc::cancelled.
 /// Threads: `function` runs on another thread; before it and after it happens-before holds.
 /// Cancel:  by the stop token until `function` begins: then it is skipped as its turn comes. Once
 ///          it has begun, its end is awaited.

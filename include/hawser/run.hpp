@@ -73,4 +73,15 @@ auto run(runtime& where, F f, Args... args) {
   return sync_wait(where, with_scope(std::move(f), std::move(args)...));
 }
 
+/// Starts `work` on a worker of `where` and does not wait for it: for programs that have a loop of
+/// their own, see driven_runtime. What it throws is logged and counted, unless it was cancelled
+/// because the runtime ends.
+///
+/// Shape:   the end of the runtime requests stop and waits for it, for at most shutdown_deadline;
+///          what still waits then is never resumed, nor destroyed.
+/// Errors:  throws std::bad_alloc.
+/// Threads: any.
+/// Cancel:  by runtime::request_stop().
+void start(runtime& where, task<void> work);
+
 }  // namespace hawser

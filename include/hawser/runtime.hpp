@@ -76,6 +76,9 @@ class runtime {
 
   [[nodiscard]] detail::runtime_core& core() const noexcept { return *core_; }
 
+ protected:
+  explicit runtime(std::unique_ptr<detail::runtime_core> core) noexcept;
+
  private:
   void post(detail::posted_work& item, priority urgency);
 
@@ -87,6 +90,11 @@ namespace detail {
 /// Where sync_wait() starts a task, and under which stop token.
 [[nodiscard]] executor& entry_executor(runtime& where) noexcept;
 [[nodiscard]] stop_token entry_stop(runtime& where) noexcept;
+/// The end of the runtime waits for what has begun, as for a link, until it has ended.
+void work_began(runtime& where) noexcept;
+void work_ended(runtime& where) noexcept;
+/// This thread is a worker of it, and runs something.
+[[nodiscard]] bool runs_here(const runtime& where) noexcept;
 
 }  // namespace detail
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hawser/result.hpp"
 
+#include <algorithm>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -82,6 +84,25 @@ std::string detail_of(const std::system_error& error) {
   return std::string(text);
 }
 
+bool is_control(char byte) noexcept {
+  return static_cast<unsigned char>(byte) < ' ' || byte == '\x7f';
+}
+
+std::string printable(std::string text) {
+  if (std::none_of(text.begin(), text.end(), is_control)) return text;
+  constexpr std::string_view digits = "0123456789abcdef";
+  std::string shown;
+  for (const char each : text) {
+    if (is_control(each)) {
+      const auto byte = static_cast<unsigned char>(each);
+      shown.append({'\\', 'x', digits[byte / 16], digits[byte % 16]});
+    } else {
+      shown.push_back(each);
+    }
+  }
+  return shown;
+}
+
 }  // namespace
 
 const std::error_category& hawser_category() noexcept {
@@ -94,7 +115,7 @@ std::error_code make_error_code(errc code) noexcept {
 }
 
 failure::failure(std::error_code code, std::string detail)
-    : code_(code), detail_(std::move(detail)) {}
+    : code_(code), detail_(printable(std::move(detail))) {}
 
 failure::failure(errc code, std::string detail)
     : failure(make_error_code(code), std::move(detail)) {}

@@ -40,9 +40,21 @@ class ring {
     ++last_;
     return *slot;
   }
+  /// Errors: as emplace().
+  template <class... Args>
+  T& emplace_front(Args&&... args) {
+    if (size() == capacity_) grow();
+    T* slot = new (&slots_[(first_ - 1) & (capacity_ - 1)]) T(std::forward<Args>(args)...);
+    --first_;
+    return *slot;
+  }
   void pop() noexcept {
     front().~T();
     ++first_;
+  }
+  void pop_back() noexcept {
+    back().~T();
+    --last_;
   }
   /// Shape: not empty; T moves without an exception.
   [[nodiscard]] T take() noexcept {

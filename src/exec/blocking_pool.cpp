@@ -7,13 +7,15 @@
 
 namespace hawser::detail {
 
-bool blocking_pool::post(work& item) noexcept {
+errc blocking_pool::post(work& item) noexcept {
   const std::lock_guard guard(mutex_);
-  if (stopped_ || queued_ >= queue_max_ || !ensure_thread()) return false;
+  if (stopped_) return errc::closed;
+  if (queued_ >= queue_max_) return errc::limit_reached;
+  if (!ensure_thread()) return errc::resource_exhausted;
   queue_.push(item);
   ++queued_;
   changed_.notify_one();
-  return true;
+  return {};
 }
 
 // One more thread if nobody is free for one more item. A thread that cannot be started is no
@@ -21,7 +23,8 @@ bool blocking_pool::post(work& item) noexcept {
 bool blocking_pool::ensure_thread() noexcept {
   if (idle_ > queued_ || threads_.size() >= threads_max_) return true;
   try {
-    threads_.emplace_back([this] { thread_main(); });
+    threads_.reserve(threads_.size() + 1);
+    threads_.push_back(platform::start_thread("hawser-blocking", [this] { thread_main(); }));
   } catch (const std::exception&) {
     return !threads_.empty();
   }
@@ -29,7 +32,6 @@ bool blocking_pool::ensure_thread() noexcept {
 }
 
 void blocking_pool::thread_main() noexcept {
-  platform::name_thread("hawser-blocking");
   std::unique_lock guard(mutex_);
   for (;;) {
     while (queue_.empty() && !stopped_) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "exec/work_list.hpp"
+#include "hawser/errc.hpp"
 #include "hawser/executor.hpp"
 
 namespace hawser::detail {
@@ -23,8 +24,9 @@ class blocking_pool {
   blocking_pool& operator=(const blocking_pool&) = delete;
   ~blocking_pool() { stop(); }
 
-  /// Queues `item`. False: `queue_max` items wait already, no thread can be had, or stopped.
-  [[nodiscard]] bool post(work& item) noexcept;
+  /// Queues `item`, or says why not: errc::limit_reached, `queue_max` items wait already;
+  /// errc::resource_exhausted, no thread can be had; errc::closed, stopped. Zero: queued.
+  [[nodiscard]] errc post(work& item) noexcept;
   /// Runs what is queued, then ends the threads. Waits for both.
   void stop() noexcept;
 

@@ -24,7 +24,7 @@ inline work* ready_queues::take(std::size_t at, bool& timed) noexcept {
       return &item;
     }
     if (work* const item = take_roaming(from)) {
-      timed = is_timed(*item, from.timed);
+      timed = is_timed(*item, roaming_timed_[at]);
       return item;
     }
     state_ &= ~(one_roaming << at);

@@ -107,19 +107,34 @@ class ready_queues {
   // come back: so each such push is counted by count_roaming().
   /// True: this wait is one to be timed, see time_roaming().
   [[nodiscard]] bool count_roaming(const work& item, std::size_t at) noexcept {
-    if (&item == queues_[at].timed) queues_[at].timed = nullptr;
+    if (&item == roaming_timed_[at]) roaming_timed_[at] = nullptr;
     return counts_as_timed(at);
   }
+  /// The same for many at once, of which the first may be the one to be timed.
+  [[nodiscard]] bool count_roaming(const work_list& items, unsigned count,
+                                   std::size_t at) noexcept {
+    const work*& timed = roaming_timed_[at];
+    for (const work* each = items.first(); timed != nullptr && each != nullptr; each = each->next) {
+      if (each == timed) timed = nullptr;
+    }
+    unsigned& left = bound_[at].until_timed;
+    if (left > count) {
+      left -= count;
+      return false;
+    }
+    left = timed_every_;
+    return true;
+  }
   [[nodiscard]] bool is_timing(std::size_t at) const noexcept {
-    return bound_[at].timed != nullptr || queues_[at].timed != nullptr;
+    return bound_[at].timed != nullptr || roaming_timed_[at] != nullptr;
   }
   void time_bound(const work& item, std::size_t at) noexcept {
     bound_[at].timed = &item;
-    queues_[at].timed = nullptr;
+    roaming_timed_[at] = nullptr;
   }
   void time_roaming(const work& item, std::size_t at) noexcept {
     bound_[at].timed = nullptr;
-    queues_[at].timed = &item;
+    roaming_timed_[at] = &item;
   }
 
   struct popped {
@@ -203,7 +218,6 @@ class ready_queues {
     bool bound_first = false;
     unsigned next_left = next_in_a_row;
     std::atomic<work*> next{nullptr};
-    const work* timed = nullptr;
     counter popped;
     ready_queues::deque roaming;
   };
@@ -239,6 +253,7 @@ class ready_queues {
   // roams. One that has not has something bound.
   unsigned state_ = 0;
   const unsigned timed_every_;
+  std::array<const work*, priority_count> roaming_timed_{};
   detail::dispatcher dispatcher_;
   std::array<per_priority, priority_count> queues_;
 };

@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hawser/runtime.hpp"
 
+#include <utility>
+
 #include "exec/runtime_core.hpp"
+#include "hawser/driven_runtime.hpp"
 
 namespace hawser {
 
 runtime::runtime(executor_config config)
     : core_(std::make_unique<detail::runtime_core>(std::move(config))) {}
 
-runtime::~runtime() = default;
+runtime::runtime(std::unique_ptr<detail::runtime_core> core) noexcept : core_(std::move(core)) {}
+
+// A forked child leaves its copy as it is: what ends a runtime are its threads.
+runtime::~runtime() {
+  if (core_->is_inherited()) static_cast<void>(core_.release());
+}
 
 void runtime::request_stop() noexcept {
   core_->request_stop();
@@ -39,6 +47,32 @@ unsigned runtime::threads() const noexcept {
   return core_->size();
 }
 
+driven_runtime::driven_runtime(executor_config config)
+    : runtime(std::make_unique<detail::runtime_core>(std::move(config),
+                                                     detail::runtime_core::driven_by_caller{})) {}
+
+driven_runtime::~driven_runtime() = default;
+
+bool driven_runtime::run_ready(bool readable) noexcept {
+  return core().worker(0).drive(clock::duration::zero(), readable);
+}
+
+std::optional<clock::time_point> driven_runtime::next_deadline() const noexcept {
+  return core().worker(0).next_deadline();
+}
+
+std::intptr_t driven_runtime::poll_handle() const noexcept {
+  return core().poll_handle();
+}
+
+bool driven_runtime::has_work() const noexcept {
+  return core().has_components();
+}
+
+void driven_runtime::on_wanted(void (*wanted)(void* context) noexcept, void* context) noexcept {
+  core().on_wanted(wanted, context);
+}
+
 std::string to_string(const backend_report& report) {
   std::string text = report.mechanism + " (" + report.reason + ")";
   for (std::size_t i = 0; i < report.features.size(); ++i) {
@@ -59,6 +93,19 @@ executor& entry_executor(runtime& where) noexcept {
 
 stop_token entry_stop(runtime& where) noexcept {
   return where.core().stop();
+}
+
+void work_began(runtime& where) noexcept {
+  where.core().work_began();
+}
+
+void work_ended(runtime& where) noexcept {
+  where.core().work_ended();
+}
+
+bool runs_here(const runtime& where) noexcept {
+  const worker* const here = worker::current();
+  return here != nullptr && &here->runtime() == &where.core();
 }
 
 }  // namespace detail

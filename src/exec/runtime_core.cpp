@@ -18,6 +18,14 @@ using namespace std::chrono_literals;
 // After on_abandon the sockets still have to report that they are closed.
 constexpr std::chrono::milliseconds abandon_limit = 1s;
 
+executor_config driven(executor_config config) {
+  if (config.threads == 0) config.threads = 1;
+  if (config.threads != 1) {
+    bad_value("threads", std::to_string(config.threads), "1 where somebody else drives the worker");
+  }
+  return config;
+}
+
 std::string describe(const std::exception_ptr& failure) {
   try {
     std::rethrow_exception(failure);
@@ -38,9 +46,7 @@ runtime_core::runtime_core(executor_config config)
       shares_work_(config_.steal && config_.threads > 1),
       sleepers_(config_.threads),
       live_(config_) {
-  for (std::size_t at = 0; at < priority_count; ++at) {
-    caps_[at].most.store(config_.max_workers[at], std::memory_order_relaxed);
-  }
+  limit_caps();
   const auto start = std::make_shared<startup>(config_.backend, config_.threads);
   start_threads(start);
   try {
@@ -49,12 +55,51 @@ runtime_core::runtime_core(executor_config config)
     for (std::thread& thread : threads_) thread.join();
     throw;
   }
-  if (config_.log || config_.hooks.stall) {
-    watch_ = std::make_unique<stall_watch>(*this, config_.stall_threshold);
+  try {
+    if (config_.log || config_.hooks.stall) {
+      watch_ = std::make_unique<stall_watch>(*this, config_.stall_threshold);
+    }
+  } catch (const std::exception&) {
+    shut_down();
+    throw;
   }
-  if (start->fell_back()) {
-    log(log_level::warning, "reactor", report_.reason + "; using " + report_.mechanism);
+  tell_of_fallback(*start);
+}
+
+runtime_core::runtime_core(executor_config config, driven_by_caller)
+    : config_(checked(driven(std::move(config)))),
+      blocking_(config_.blocking_threads, config_.blocking_queue),
+      shares_work_(false),
+      sleepers_(1),
+      live_(config_) {
+  limit_caps();
+  workers_.push_back(std::make_unique<detail::worker>(*this, 0));
+  equip();
+}
+
+void runtime_core::limit_caps() noexcept {
+  for (std::size_t at = 0; at < priority_count; ++at) {
+    caps_[at].most.store(config_.max_workers[at], std::memory_order_relaxed);
   }
+}
+
+// As startup does it for workers with threads.
+void runtime_core::equip() {
+  startup start(config_.backend, 1);
+  driver_ = std::this_thread::get_id();
+  worker(0).adopt(start.run_here(report_));
+  poll_handle_ = worker(0).reactor().make_pollable();
+  if (poll_handle_ == platform::no_handle) {
+    failure(errc::unsupported, "no event loop can wait for " + report_.mechanism + " here").raise();
+  }
+  tell_of_fallback(start);
+  worker(0).drive(clock::duration::zero());  // from here on it is to be woken
+}
+
+void runtime_core::tell_of_fallback(const startup& start) noexcept {
+  if (!start.fell_back()) return;
+  log(log_level::warning, "reactor",
+      [this] { return report_.reason + "; using " + report_.mechanism; });
 }
 
 runtime_core::~runtime_core() {
@@ -70,8 +115,10 @@ void runtime_core::start_threads(const std::shared_ptr<startup>& start) {
   }
   for (const auto& each : workers_) {
     try {
-      threads_.emplace_back([this, self = each.get(), start] { thread_main(*self, *start); });
-    } catch (const std::system_error&) {
+      threads_.push_back(platform::start_thread(
+          "hawser-" + std::to_string(each->index()),
+          [this, self = each.get(), start] { thread_main(*self, *start); }));
+    } catch (const std::exception&) {
       return;  // startup::run() finds out
     }
   }
@@ -80,7 +127,6 @@ void runtime_core::start_threads(const std::shared_ptr<startup>& start) {
 // A reactor dies on its own thread, but not before everybody has stopped waking it: the other
 // workers have once all of them have ended, shut_down() says when it has.
 void runtime_core::thread_main(detail::worker& self, startup& start) noexcept {
-  platform::name_thread(("hawser-" + std::to_string(self.index())).c_str());
   pin(self.index());
   self.adopt(start.obtain());
   if (start.ready()) {
@@ -99,9 +145,15 @@ void runtime_core::pin(unsigned index) noexcept {
   if (config_.pin == pinning::none) return;
   const auto& cores = config_.pin == pinning::list ? config_.cpus : cores_;
   const unsigned core = cores[index % cores.size()];
-  if (platform::pin_thread(core)) return;
-  log(log_level::warning, "runtime",
-      "worker " + std::to_string(index) + " could not be bound to core " + std::to_string(core));
+  try {
+    if (platform::pin_thread(core)) return;
+  } catch (const std::bad_alloc&) {
+    // as refused
+  }
+  log(log_level::warning, "runtime", [&] {
+    return "worker " + std::to_string(index) + " could not be bound to core " +
+           std::to_string(core);
+  });
 }
 
 // Blocking calls end while the workers still turn, because each of them posts its result.
@@ -118,6 +170,10 @@ void runtime_core::shut_down() noexcept {
   watch_.reset();
   blocking_.stop();
   tell_workers(worker::phase::stopping);
+  if (is_driven()) {
+    while (!worker(0).ended()) worker(0).drive(abandon_limit);
+    return worker(0).drop_reactor();
+  }
   {
     const std::lock_guard guard(mutex_);
     reactors_may_go_ = true;
@@ -131,8 +187,22 @@ void runtime_core::tell_workers(detail::worker::phase next) noexcept {
 }
 
 bool runtime_core::wait_for_components(std::chrono::milliseconds limit) noexcept {
+  if (is_driven()) return drive_for_components(limit);
   std::unique_lock guard(mutex_);
   return changed_.wait_for(guard, limit, [this] { return components_ == 0; });
+}
+
+bool runtime_core::drive_for_components(std::chrono::milliseconds limit) noexcept {
+  const auto until = worker(0).now() + limit;
+  for (;;) {
+    {
+      const std::lock_guard guard(mutex_);
+      if (components_ == 0) return true;
+    }
+    const auto left = until - worker(0).now();
+    if (left <= clock::duration::zero()) return false;
+    worker(0).drive(left);
+  }
 }
 
 void runtime_core::component_added() noexcept {
@@ -180,6 +250,7 @@ detail::worker& runtime_core::pick_home() noexcept {
 }
 
 detail::worker& runtime_core::next_entry() noexcept {
+  HAWSER_ASSERT(!is_inherited());  // it would wait for ever
   return worker(next_entry_.fetch_add(1, std::memory_order_relaxed) % size());
 }
 
@@ -201,17 +272,22 @@ void runtime_core::inject(work& item, priority urgency) noexcept {
 
 bool runtime_core::call(detail::worker& target) noexcept {
   if (!sleepers_.call(target.index())) return false;
-  target.wakeups_sent_.fetch_add(1, std::memory_order_relaxed);
-  target.reactor().wake();
+  wake(target);
   return true;
+}
+
+// The driver is not in its loop's wait, so it needs no more than a note.
+void runtime_core::wake(detail::worker& target) noexcept {
+  target.wakeups_sent_.fetch_add(1, std::memory_order_relaxed);
+  if (driver_ == std::this_thread::get_id() && wanted_ != nullptr) return wanted_(wanted_context_);
+  target.reactor().wake();
 }
 
 void runtime_core::call_somebody() noexcept {
   const auto sleeper = sleepers_.notify();
   if (!sleeper.has_value()) return;
   detail::worker& target = worker(*sleeper);
-  target.wakeups_sent_.fetch_add(1, std::memory_order_relaxed);
-  target.reactor().wake();
+  wake(target);
 }
 
 bool runtime_core::has_injected() const noexcept {
@@ -353,7 +429,7 @@ void runtime_core::fill_random(std::byte* bytes, std::size_t count) noexcept {
 
 void runtime_core::report_failure(std::exception_ptr failure) noexcept {
   failed_tasks_.fetch_add(1, std::memory_order_relaxed);
-  if (has_log()) log(log_level::error, "scope", describe(failure));
+  log(log_level::error, "scope", [&] { return describe(failure); });
 }
 
 bool runtime_core::add_name(const std::string& name, std::weak_ptr<void> owner) {

@@ -23,6 +23,7 @@
 #include "hawser/log.hpp"
 #include "hawser/runtime.hpp"
 #include "hawser/stop_token.hpp"
+#include "os/birthmark.hpp"
 #include "os/platform.hpp"
 
 namespace hawser::detail {
@@ -37,10 +38,17 @@ class runtime_core {
  public:
   /// Errors: as runtime's constructor.
   explicit runtime_core(executor_config config);
+  /// One worker without a thread: the caller drives it.
+  ///
+  /// Errors: also errc::unsupported, see driven_runtime.
+  struct driven_by_caller {};
+  runtime_core(executor_config config, driven_by_caller);
   ~runtime_core();
   runtime_core(const runtime_core&) = delete;
   runtime_core& operator=(const runtime_core&) = delete;
 
+  /// This process is a fork of the one that made it: nothing may be asked of it.
+  [[nodiscard]] bool is_inherited() const noexcept { return birthmark_.is_inherited(); }
   [[nodiscard]] unsigned size() const noexcept { return static_cast<unsigned>(workers_.size()); }
   [[nodiscard]] detail::worker& worker(unsigned index) noexcept { return *workers_[index]; }
   /// The worker with the fewest open links; takes turns among equals. Say link_opened() to it.
@@ -56,16 +64,45 @@ class runtime_core {
   void post(work& item, priority urgency);
   void adjust(const runtime::adjustment& change);
 
+  /// Has no threads. Then worker(0).drive() is the caller's.
+  [[nodiscard]] bool is_driven() const noexcept { return threads_.empty(); }
+  [[nodiscard]] platform::native_handle poll_handle() const noexcept { return poll_handle_; }
+
+  /// See driven_runtime.
+  void on_wanted(void (*wanted)(void* context) noexcept, void* context) noexcept {
+    wanted_ = wanted;
+    wanted_context_ = context;
+  }
+
+  // Of work that start() has started: the end of the runtime waits for it as for a link.
+  void work_began() noexcept { component_added(); }
+  void work_ended() noexcept { component_removed(); }
+  [[nodiscard]] bool has_components() noexcept {
+    const std::lock_guard guard(mutex_);
+    return components_ != 0;
+  }
+
   void request_stop() noexcept { stop_.request_stop(); }
   [[nodiscard]] stop_token stop() noexcept { return stop_.token(); }
 
   /// Hands an event to the application's sink; what the sink throws is dropped.
   void log(log_level level, std::string_view area, std::string_view text) noexcept;
+  /// The text is what `make_text()` says, which is asked only if somebody listens; without memory
+  /// for it the event is lost.
+  template <std::invocable F>
+  void log(log_level level, std::string_view area, F&& make_text) noexcept {
+    if (!has_log()) return;
+    try {
+      log(level, area, std::string_view(make_text()));
+    } catch (const std::exception&) {
+      // the event is lost, nothing else
+    }
+  }
   /// True: somebody listens; skip building the text otherwise.
   [[nodiscard]] bool has_log() const noexcept { return static_cast<bool>(config_.log); }
   void fill_random(std::byte* bytes, std::size_t count) noexcept;
   void report_failure(std::exception_ptr failure) noexcept;
-  [[nodiscard]] bool post_blocking(work& item) noexcept { return blocking_.post(item); }
+  [[nodiscard]] errc post_blocking(work& item) noexcept { return blocking_.post(item); }
 
   /// Names of `inproc:` listeners. False: taken.
   [[nodiscard]] bool add_name(const std::string& name, std::weak_ptr<void> owner);
@@ -120,6 +157,10 @@ class runtime_core {
     std::atomic<unsigned> held{0};
   };
 
+  void limit_caps() noexcept;
+  void equip();
+  void tell_of_fallback(const startup& start) noexcept;
+  bool drive_for_components(std::chrono::milliseconds limit) noexcept;
   void start_threads(const std::shared_ptr<startup>& start);
   void thread_main(detail::worker& self, startup& start) noexcept;
   void pin(unsigned index) noexcept;
@@ -129,6 +170,7 @@ class runtime_core {
   bool wait_for_components(std::chrono::milliseconds limit) noexcept;
   [[nodiscard]] bool has_room(std::size_t at) noexcept;
   [[nodiscard]] std::uint64_t injected_taken(std::size_t at) const noexcept;
+  void wake(detail::worker& target) noexcept;
   // What workers say.
   void component_added() noexcept;
   void component_removed() noexcept;
@@ -138,12 +180,18 @@ class runtime_core {
   /// All are out of work, and none can get any more.
   [[nodiscard]] bool all_done() noexcept;
 
+  birthmark birthmark_;
   executor_config config_;
   backend_report report_;
   stop_source stop_;
   blocking_pool blocking_;
   std::vector<std::unique_ptr<detail::worker>> workers_;
   std::vector<std::thread> threads_;
+  // Driven:
+  platform::native_handle poll_handle_ = platform::no_handle;
+  std::thread::id driver_;
+  void (*wanted_)(void* context) noexcept = nullptr;  // the driver's own
+  void* wanted_context_ = nullptr;
   std::unique_ptr<stall_watch> watch_;
   const std::vector<unsigned> cores_;
   const bool shares_work_;

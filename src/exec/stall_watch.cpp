@@ -19,7 +19,7 @@ stall_watch::stall_watch(runtime_core& owner, clock::duration threshold)
     : owner_(owner),
       threshold_(threshold),
       reported_(owner.size()),
-      thread_([this] { thread_main(); }) {}
+      thread_(platform::start_thread("hawser-watch", [this] { thread_main(); })) {}
 
 stall_watch::~stall_watch() {
   {
@@ -31,7 +31,6 @@ stall_watch::~stall_watch() {
 }
 
 void stall_watch::thread_main() noexcept {
-  platform::name_thread("hawser-watch");
   std::unique_lock guard(mutex_);
   while (!stopped_) {
     changed_.wait_for(guard, threshold_ / looks_a_threshold, [this] { return stopped_; });

@@ -13,7 +13,7 @@ void startup::arrive(unsigned& counter) noexcept {
   changed_.notify_all();
 }
 
-std::unique_ptr<reactor> startup::offer_native() noexcept {
+std::unique_ptr<reactor> startup::offer_native() {
   if (asked_ == backend::asio) return nullptr;
   auto offer = platform::make_native_reactor();
   auto own = std::move(offer.created);
@@ -25,9 +25,19 @@ std::unique_ptr<reactor> startup::offer_native() noexcept {
   return own;
 }
 
+void startup::fail() noexcept {
+  const std::lock_guard guard(mutex_);
+  failure_ = std::current_exception();
+}
+
 // A reactor never leaves the thread that made it: also one that is not wanted dies here.
 std::unique_ptr<reactor> startup::obtain() noexcept {
-  auto own = offer_native();
+  std::unique_ptr<reactor> own;
+  try {
+    own = offer_native();
+  } catch (const std::exception&) {
+    fail();  // that there is no memory now says nothing about the system's own
+  }
   std::unique_lock guard(mutex_);
   arrive(offered_);
   changed_.wait(guard, [this] { return choice_ != verdict::open; });
@@ -55,6 +65,7 @@ backend_report startup::run(unsigned started) {
   changed_.wait(guard, [&] { return offered_ == started; });
   backend_report report;
   try {
+    if (failure_) std::rethrow_exception(failure_);
     if (started < workers_) {
       failure(errc::resource_exhausted, "the system refuses thread " + std::to_string(started + 1) +
                                             " of " + std::to_string(workers_))
@@ -72,6 +83,12 @@ backend_report startup::run(unsigned started) {
   changed_.notify_all();
   if (failure_) std::rethrow_exception(failure_);
   return report;
+}
+
+std::unique_ptr<reactor> startup::run_here(backend_report& report) {
+  auto own = offer_native();
+  report = decide();
+  return report.chosen == backend::asio ? make_portable_reactor() : std::move(own);
 }
 
 backend_report startup::decide() {

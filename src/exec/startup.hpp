@@ -32,9 +32,13 @@ class startup {
   /// The starter's part, after `started` threads were started: all of them, or fewer if the system
   /// has no more, which lets those that did start go home.
   ///
-  /// Errors: throws errc::unsupported or errc::resource_exhausted; ready() says false to every
-  /// worker.
+  /// Errors: throws errc::unsupported, errc::resource_exhausted or std::bad_alloc; ready() says
+  /// false to every worker.
   [[nodiscard]] backend_report run(unsigned started);
+  /// All of it for one worker, on the calling thread.
+  ///
+  /// Errors: as run(); std::bad_alloc.
+  [[nodiscard]] std::unique_ptr<reactor> run_here(backend_report& report);
   /// run() took the portable reactor because the system refuses its own.
   [[nodiscard]] bool fell_back() const noexcept { return refused_; }
 
@@ -42,7 +46,9 @@ class startup {
   enum class verdict : std::uint8_t { open, native, portable, none };
 
   void arrive(unsigned& counter) noexcept;
-  [[nodiscard]] std::unique_ptr<reactor> offer_native() noexcept;
+  /// Errors: throws std::bad_alloc.
+  [[nodiscard]] std::unique_ptr<reactor> offer_native();
+  void fail() noexcept;
   [[nodiscard]] backend_report decide();
 
   const backend asked_;

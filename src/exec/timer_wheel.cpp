@@ -42,6 +42,10 @@ void link_before(timer& place, timer& entry) noexcept {
 
 timer_wheel::timer_wheel(clock::time_point start) noexcept : now_ticks_(ticks_down(start)) {}
 
+void timer_wheel::begin(clock::time_point start) noexcept {
+  now_ticks_ = ticks_down(start);
+}
+
 void timer_wheel::arm(timer& entry, clock::time_point deadline) noexcept {
   disarm(entry);
   entry.deadline = deadline;

@@ -29,6 +29,8 @@ class timer_wheel {
       std::chrono::duration_cast<clock::duration>(std::chrono::nanoseconds(1LL << tick_shift));
 
   explicit timer_wheel(clock::time_point start) noexcept;
+  /// Shape: nothing has been armed yet.
+  void begin(clock::time_point start) noexcept;
   timer_wheel(const timer_wheel&) = delete;
   timer_wheel& operator=(const timer_wheel&) = delete;
   /// What is still armed is forgotten and not touched: it may be gone already.

@@ -24,6 +24,8 @@ class work_list {
   }
 
   [[nodiscard]] bool empty() const noexcept { return first_ == nullptr; }
+  /// The next to be popped, or null.
+  [[nodiscard]] const work* first() const noexcept { return first_; }
   void push(work& item) noexcept {
     item.next = nullptr;
     (last_ == nullptr ? first_ : last_->next) = &item;

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
+#include "core/assert.hpp"
 #include "exec/runtime_core.hpp"
 #include "hawser/group.hpp"
 
@@ -34,7 +36,7 @@ worker::worker(runtime_core& owner, unsigned index)
       index_(index),
       alone_(owner.config().threads == 1),
       ready_(owner.config()),
-      timers_(clock::now()),
+      timers_(clock::time_point()),
       next_victim_(index),
       spin_(owner.config().spin) {}
 
@@ -113,6 +115,13 @@ void worker::wake(work& item, priority urgency) noexcept {
   if (displaced != nullptr) here->share(*displaced, urgency);
 }
 
+// What is queued ends later than this begins, so it is counted in time.
+void worker::deliver(work& item, priority urgency) noexcept {
+  owner_.work_began();
+  post(item, urgency);
+  owner_.work_ended();
+}
+
 bool worker::should_yield() const noexcept {
   if (attention_.load(std::memory_order_relaxed)) return true;
   const unsigned more_urgent = (1U << running_) - 1;
@@ -165,7 +174,7 @@ clock::time_point worker::now() const noexcept {
   return reactor_->now();
 }
 
-bool worker::post_blocking(work& item) noexcept {
+errc worker::post_blocking(work& item) noexcept {
   return owner_.post_blocking(item);
 }
 
@@ -223,26 +232,74 @@ void worker::see_phase() noexcept {
 
 // ---- a turn -----------------------------------------------------------------------------------
 
+void worker::adopt(std::unique_ptr<hawser::reactor> own) noexcept {
+  reactor_ = std::move(own);
+  if (reactor_ != nullptr) timers_.begin(now());
+}
+
 void worker::loop() noexcept {
+  enter();
+  while (const auto after = run_turn()) end_turn(*after);
+  leave();
+}
+
+void worker::enter() noexcept {
   current_worker = this;
   bind(this);
   note_awake();
-  auto give_up = clock::time_point::max();
-  for (;;) {
-    see_phase();
-    if (!quiet_ || stir()) {
-      look();
-      run_items();
-    }
-    const auto after = now();  // near enough for all that follows in this turn
-    if (!timers_.empty()) counts_.timers_fired += timers_.advance(after);
-    run_hooks();
-    if (told_phase_ == phase::stopping && ends(give_up)) break;
-    end_turn(after);
-  }
-  give_up_permits(permits());
+}
+
+void worker::leave() noexcept {
   bind(nullptr);
   current_worker = nullptr;
+}
+
+std::optional<clock::time_point> worker::run_turn() noexcept {
+  see_phase();
+  if (!quiet_ || stir()) {
+    look();
+    run_items();
+  }
+  const auto after = now();  // near enough for all that follows in this turn
+  if (!timers_.empty()) counts_.timers_fired += timers_.advance(after);
+  run_hooks();
+  if (told_phase_ != phase::stopping || !ends()) return after;
+  give_up_permits(permits());
+  return std::nullopt;
+}
+
+// While nobody drives it the worker counts as asleep, so that others wake its reactor. A wait comes
+// first: what ends in this turn is not waited upon.
+bool worker::drive(clock::duration limit, bool readable) noexcept {
+  if (ended_) return false;
+  if (readable) reactor_->handle_was_readable();
+  HAWSER_ASSERT(current_worker == nullptr);
+  enter();
+  if (limit > clock::duration::zero() && idle_ && !is_wanted()) {
+    ++counts_.parks;
+    reactor_->turn(std::min(time_to_sleep(now()), limit));
+    note_awake();
+  }
+  if (std::exchange(resting_, false)) answer_call();
+  if (const auto after = run_turn()) {
+    ++counts_.turns;
+    owner_.tell_producers();
+    note_gap(*after);
+    reactor_->turn(clock::duration::zero());
+  } else {
+    ended_ = true;
+  }
+  idle_ = ended_ || rest();
+  alive_.store(asleep, std::memory_order_relaxed);
+  leave();
+  return !idle_;
+}
+
+// False: there is something to do already.
+bool worker::rest() noexcept {
+  if (has_work() || components_.untold || reactor_->has_more()) return false;
+  resting_ = true;
+  return announce(false);
 }
 
 // A worker that has said it is out of work says so before it takes any: until then the others
@@ -254,16 +311,17 @@ bool worker::stir() noexcept {
   return true;
 }
 
-bool worker::ends(clock::time_point& give_up) noexcept {
-  if (give_up == clock::time_point::max()) give_up = now() + stopping_limit;
-  // A component may have come after the others had gone: a handshake that was under way.
-  const bool idle = ready_.empty() && components_.first == nullptr;
+bool worker::ends() noexcept {
+  if (give_up_ == clock::time_point::max()) give_up_ = now() + stopping_limit;
+  // A component may have come after the others had gone: a handshake that was under way. And who
+  // waited for a handle, and has cancelled that, is still to be told.
+  const bool idle = ready_.empty() && components_.first == nullptr && !reactor_->has_waits();
   if (idle && !quiet_) {
     quiet_ = true;
     owner_.falls_quiet();
   }
   if (owner_.all_done()) return true;
-  if (quiet_ || now() < give_up) return false;
+  if (quiet_ || now() < give_up_) return false;
   run_rest();
   gone_.store(true, std::memory_order_relaxed);
   owner_.falls_quiet();  // publishes gone_
@@ -323,6 +381,8 @@ unsigned worker::take_injected(priority urgency, unsigned most) noexcept {
   const auto at = static_cast<std::size_t>(urgency);
   unsigned count = 0;
   work_list taken = owner_.injected().take(urgency, most, count);
+  if (taken.empty()) return 0;
+  if (ready_.count_roaming(taken, count, at)) time_roaming(*taken.first(), at);
   while (!taken.empty()) {
     work& item = taken.pop();
     const auto now_at = urgency_of(item, urgency);
@@ -330,7 +390,6 @@ unsigned worker::take_injected(priority urgency, unsigned most) noexcept {
       push_bound(item, now_at);
       continue;
     }
-    count_roaming(item, at);
     ready_.push_injected(item, at);
   }
   counts_.posts_received += count;
@@ -432,6 +491,7 @@ void worker::idle(clock::time_point start, clock::duration limit) noexcept {
   if ((searching && search()) ||
       (told_phase_ != phase::stopping && spin(start, limit, searching))) {
     if (searching) stop_searching();
+    reactor_->submit();  // what the hooks have written does not wait for what was found
     note_awake();
   } else {
     park(searching);
@@ -468,14 +528,21 @@ bool worker::spin(clock::time_point start, clock::duration limit, bool searching
 // that still search.
 void worker::park(bool searching) noexcept {
   give_up_permits(permits());
-  idle_workers<>& all = owner_.sleepers();
-  const bool nobody_searches = all.announce(index_, searching);
-  if (inbox_.empty() && !is_wanted() && !(nobody_searches && anything_for_thieves())) {
+  if (announce(searching)) {
     ++counts_.parks;
     // The search and the spinning have taken their time.
     reactor_->turn(time_to_sleep(now()));
   }
-  if (all.awake(index_) != idle_workers<>::reason::called_to_search) return;
+  answer_call();
+}
+
+bool worker::announce(bool searching) noexcept {
+  const bool nobody_searches = owner_.sleepers().announce(index_, searching);
+  return inbox_.empty() && !is_wanted() && !(nobody_searches && anything_for_thieves());
+}
+
+void worker::answer_call() noexcept {
+  if (owner_.sleepers().awake(index_) != idle_workers<>::reason::called_to_search) return;
   static_cast<void>(search());
   stop_searching();
 }

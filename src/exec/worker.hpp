@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "core/counter.hpp"
@@ -47,12 +48,13 @@ class alignas(64) worker final : public executor {
   [[nodiscard]] bool fork(work& item, priority urgency) noexcept override;
   [[nodiscard]] bool take_back(work& item, priority urgency) noexcept override;
   void wake(work& item, priority urgency) noexcept override;
+  void deliver(work& item, priority urgency) noexcept override;
   [[nodiscard]] bool should_yield() const noexcept override;
   void raise() noexcept override;
   void arm(timer& entry, clock::time_point deadline) noexcept override;
   void disarm(timer& entry) noexcept override;
   [[nodiscard]] clock::time_point now() const noexcept override;
-  [[nodiscard]] bool post_blocking(work& item) noexcept override;
+  [[nodiscard]] errc post_blocking(work& item) noexcept override;
   void report_failure(std::exception_ptr failure) noexcept override;
 
   /// Runs `hook` once, after this turn's work and before the reactor is asked: where dirty sockets
@@ -100,6 +102,14 @@ class alignas(64) worker final : public executor {
 
   [[nodiscard]] hawser::reactor& reactor() noexcept { return *reactor_; }
 
+  // Of a worker without a thread, on the thread that drives it.
+  /// One turn, before which it waits at most `limit` if there is nothing to do. True: there is more
+  /// to do at once.
+  bool drive(clock::duration limit, bool readable = true) noexcept;
+  [[nodiscard]] std::optional<clock::time_point> next_deadline() const noexcept {
+    return timers_.next();
+  }
+
  private:
   friend class runtime_core;
 
@@ -132,7 +142,8 @@ class alignas(64) worker final : public executor {
   };
 
   // What runtime_core drives.
-  void adopt(std::unique_ptr<hawser::reactor> own) noexcept { reactor_ = std::move(own); }
+  void adopt(std::unique_ptr<hawser::reactor> own) noexcept;
+  [[nodiscard]] bool ended() const noexcept { return ended_; }
   void drop_reactor() noexcept { reactor_.reset(); }
   void loop() noexcept;
   void enter_phase(phase next) noexcept;  // any thread
@@ -148,7 +159,11 @@ class alignas(64) worker final : public executor {
   void run_hooks() noexcept;
   void see_phase() noexcept;
   [[nodiscard]] bool stir() noexcept;
-  [[nodiscard]] bool ends(clock::time_point& give_up) noexcept;
+  /// What comes before the reactor's turn, and when it was done. Empty: the worker ends.
+  [[nodiscard]] std::optional<clock::time_point> run_turn() noexcept;
+  [[nodiscard]] bool ends() noexcept;
+  void enter() noexcept;
+  void leave() noexcept;
   void run_rest() noexcept;
   void tell_components() noexcept;
   void end_turn(clock::time_point now) noexcept;
@@ -178,6 +193,10 @@ class alignas(64) worker final : public executor {
   void idle(clock::time_point start, clock::duration limit) noexcept;
   [[nodiscard]] bool spin(clock::time_point start, clock::duration limit, bool searching) noexcept;
   void park(bool searching) noexcept;
+  /// Says that it sleeps. False: there is something to do; answer_call() follows in any case.
+  [[nodiscard]] bool announce(bool searching) noexcept;
+  void answer_call() noexcept;
+  [[nodiscard]] bool rest() noexcept;
   [[nodiscard]] bool search() noexcept;
   [[nodiscard]] bool search_stuck() noexcept;
   void stop_searching() noexcept;
@@ -206,6 +225,11 @@ class alignas(64) worker final : public executor {
   timer_wheel timers_;
   component_list components_;
   phase told_phase_ = phase::running;
+  clock::time_point give_up_ = clock::time_point::max();  // when it ends in spite of work
+  // Driven:
+  bool idle_ = false;     // there was nothing to do when it was left
+  bool resting_ = false;  // announced as asleep
+  bool ended_ = false;
   bool quiet_ = false;  // has told the runtime that it is out of work; only when that ends
   std::atomic<unsigned> permits_{0};  // by priority; only the worker itself changes it
   unsigned more_injected_ = 0;  // priorities of which some were left for want of room

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The operations of a channel: what each does at once, what it waits for, and how it is cancelled.
+#include <algorithm>
 #include <new>
 #include <utility>
 
@@ -9,6 +10,12 @@
 namespace hawser {
 
 using detail::link_core;
+
+namespace {
+
+constexpr std::size_t batch_room = 8;  // of the vector of a recv_batch(), at first
+
+}  // namespace
 
 namespace detail {
 
@@ -23,7 +30,10 @@ bool channel_operation::ready() noexcept {
 bool channel_operation::suspend(std::coroutine_handle<> waiter,
                                 const task_context& context) noexcept {
   link_core& core = owner_->owner();
-  keep_bytes();
+  if (!keep_bytes()) {
+    fail(errc::resource_exhausted);
+    return false;
+  }
   begin(core.home(), waiter, context);
   set_urgency(owner_->api().kind());
   if (!core.at_home()) {
@@ -107,11 +117,27 @@ void channel_core::readable() noexcept {
 
 void channel_core::writable() noexcept {
   for (auto& lane_senders : senders_) retry(lane_senders);
-  retry(flushers);  // a finish() may have waited for the last growing message
+  retry_flushers();  // a finish() may have waited for the last growing message
 }
 
 void channel_core::flushed() noexcept {
-  retry(flushers);
+  retry_flushers();
+}
+
+void channel_core::wait_for_flush(channel_operation& one) noexcept {
+  flushers_.push(one);
+  owner_->note_flushers(index_, true);
+}
+
+void channel_core::stop_waiting_for_flush(channel_operation& one) noexcept {
+  leave(flushers_, one);
+  owner_->note_flushers(index_, !flushers_.empty());
+}
+
+void channel_core::retry_flushers() noexcept {
+  if (flushers_.empty()) return;
+  retry(flushers_);
+  owner_->note_flushers(index_, !flushers_.empty());
 }
 
 }  // namespace detail
@@ -172,13 +198,14 @@ void channel::send_op::on_cancel() noexcept {
   owner_->leave(owner_->senders(lane_), *this);
 }
 
-void channel::send_op::keep_bytes() noexcept {
-  if (!borrows_ || started_) return;
+bool channel::send_op::keep_bytes() noexcept {
+  if (!borrows_ || started_) return true;
   try {
     message_ = message(shared_buffer(buffer::copy_of(message_.bytes())), message_.header());
     borrows_ = false;
+    return true;
   } catch (const std::bad_alloc&) {
-    std::terminate();
+    return false;
   }
 }
 
@@ -259,12 +286,12 @@ bool channel::flush_op::attempt() noexcept {
 }
 
 void channel::flush_op::enqueue() noexcept {
-  owner_->flushers.push(*this);
+  owner_->wait_for_flush(*this);
 }
 
 void channel::flush_op::on_cancel() noexcept {
   fail(errc::cancelled);
-  owner_->leave(owner_->flushers, *this);
+  owner_->stop_waiting_for_flush(*this);
 }
 
 bool channel::finish_op::attempt() noexcept {
@@ -285,12 +312,12 @@ bool channel::finish_op::attempt() noexcept {
 }
 
 void channel::finish_op::enqueue() noexcept {
-  owner_->flushers.push(*this);
+  owner_->wait_for_flush(*this);
 }
 
 void channel::finish_op::on_cancel() noexcept {
   fail(errc::cancelled);
-  owner_->leave(owner_->flushers, *this);
+  owner_->stop_waiting_for_flush(*this);
 }
 
 // ---- recv -----------------------------------------------------------------------------------
@@ -321,15 +348,18 @@ void channel::recv_op::on_cancel() noexcept {
   owner_->leave(owner_->receivers, *this);
 }
 
+// A message is taken once there is room for it: without, it stays where it is.
 bool channel::recv_batch_op::attempt() noexcept {
   try {
-    while (messages_.size() < most_) {
-      auto ready_one = owner_->take();
-      if (!ready_one.has_value()) break;
-      messages_.push_back(std::move(*ready_one));
+    while (messages_.size() < most_ && owner_->has_message()) {
+      if (messages_.size() == messages_.capacity()) {
+        messages_.reserve(std::min(most_, std::max(batch_room, messages_.size() * 2)));
+      }
+      messages_.push_back(std::move(*owner_->take_next()));
     }
   } catch (const std::bad_alloc&) {
-    if (messages_.empty()) std::terminate();
+    if (messages_.empty()) fail(errc::resource_exhausted);
+    return true;
   }
   if (!messages_.empty() || most_ == 0) return true;
   return owner_->nothing_left(*this);
@@ -410,6 +440,8 @@ channel_counts channel::counts() const noexcept {
     sum.consumed += one.consumed;
     sum.received += one.received;
     sum.taken += one.taken;
+    sum.lost += one.lost;
+    sum.missed += one.missed;
   }
   return sum;
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The side that connects, and the link's handle.
 #include <algorithm>
+#include <cstdint>
 #include <memory>
+#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -9,6 +11,7 @@
 #include "core/assert.hpp"
 #include "exec/runtime_core.hpp"
 #include "hawser/as_result.hpp"
+#include "hawser/group.hpp"
 #include "hawser/hop.hpp"
 #include "hawser/offload.hpp"
 #include "hawser/this_task.hpp"
@@ -16,6 +19,7 @@
 #include "link/exchange.hpp"
 #include "link/link_core.hpp"
 #include "link/listener_core.hpp"
+#include "link/socket_owner.hpp"
 #include "link/uri.hpp"
 
 namespace hawser {
@@ -43,9 +47,10 @@ std::optional<platform::native_handle> dial(const target& to, bool& pending) {
   }
   const auto listening = to.inside.lock();
   if (listening == nullptr) failure(errc::unreachable, to.uri + ": nobody listens").raise();
-  const auto [ours, theirs] = platform::socket_pair();
-  listening->offer(theirs);
-  return ours;
+  const auto pair = platform::socket_pair();
+  socket_owner ours(pair.first);
+  listening->offer(socket_owner(pair.second));
+  return ours.give();
 }
 
 /// Completes when a connecting socket is writable.
@@ -80,13 +85,14 @@ class writable_op final : public operation {
   std::error_code error_;
 };
 
-/// Goes home and waits there until the handshake is done, or until the link has ended.
+/// Goes home and waits there until the handshake is done, until an attempt to reconnect is over,
+/// until the status has changed, or until the link has ended.
 class settle_op final : public channel_operation {
  public:
-  enum class goal : std::uint8_t { open, ended };
+  enum class goal : std::uint8_t { open, greeted, changed, ended };
 
-  settle_op(link_core& core, goal wanted, bool close) noexcept
-      : channel_operation(core.at(0)), core_(core), goal_(wanted), close_(close) {}
+  settle_op(link_core& core, goal wanted, bool close, link::status known = {}) noexcept
+      : channel_operation(core.at(0)), core_(core), goal_(wanted), close_(close), known_(known) {}
   void await_resume() const {
     if (code_ != errc{}) failure(code_, "link to " + core_.peer()).raise();
   }
@@ -94,11 +100,30 @@ class settle_op final : public channel_operation {
  private:
   bool attempt() noexcept override {
     if (std::exchange(close_, false)) core_.close();
-    if (core_.wire().ended()) return true;
-    return goal_ == goal::open && core_.wire().established();
+    switch (goal_) {
+      case goal::open:
+        return core_.wire().ended() || core_.wire().connections() != 0;
+      case goal::greeted:
+        return core_.is_settled() || core_.is_between_connections();
+      case goal::changed:
+        return core_.status() != known_;
+      case goal::ended:
+        return core_.wire().ended();
+    }
+    return true;
   }
   [[nodiscard]] waiter_list& list() const noexcept {
-    return goal_ == goal::open ? core_.openers : core_.enders;
+    switch (goal_) {
+      case goal::open:
+        return core_.openers;
+      case goal::greeted:
+        return core_.greeters;
+      case goal::changed:
+        return core_.changers;
+      case goal::ended:
+        break;
+    }
+    return core_.enders;
   }
   void enqueue() noexcept override { list().push(*this); }
   void on_cancel() noexcept override {
@@ -110,6 +135,7 @@ class settle_op final : public channel_operation {
   link_core& core_;
   goal goal_;
   bool close_;
+  link::status known_;
 };
 
 /// A further socket: connects, proves the secret, and hands itself over.
@@ -120,10 +146,11 @@ class client_attacher final : public attacher {
     exchange::plan plan;
     const auto dialled = dial(to, plan.connecting);
     if (!dialled.has_value()) failure(errc::unreachable, to.uri + ": its queue is full").raise();
-    plan.socket = *dialled;
+    socket_owner dialling(*dialled);
     plan.words = wire::encode(
         wire::attach{core.wire().link_id(), core.wire().attach_secret(), channel});
     plan.limit = core.options().handshake_timeout;
+    plan.socket = dialling.give();
     exchange_.emplace(core.home(), std::move(plan),
                       [this](const exchange::outcome& why, platform::native_handle socket,
                              const exchange::first_words& came) {
@@ -135,18 +162,20 @@ class client_attacher final : public attacher {
  private:
   // Both calls end this object.
   void done(const exchange::outcome& why, platform::native_handle socket,
-            const exchange::first_words& came) {
-    if (why.has_value()) return core_.attach_failed(channel_, *why);
+            const exchange::first_words& came) noexcept {
+    if (why.has_value()) return core_.attach_failed(channel_, why->detail());
     const auto start = wire::peek_kind(came.header);
     if (start.has_value() && start->kind == wire::kind::attached) {
       if (!core_.attach(channel_, socket, came.rest)) platform::close(socket);
       return;
     }
     platform::close(socket);
-    const auto refused = wire::decode_refusal(came.header);
-    core_.attach_failed(channel_, refused.has_value()
-                                      ? failure(errc::refused, refused->text)
-                                      : failure(errc::protocol_violation, "no answer to attach"));
+    try {
+      const auto refused = wire::decode_refusal(came.header);
+      core_.attach_failed(channel_, refused.has_value() ? refused->text : "no answer to attach");
+    } catch (const std::bad_alloc&) {
+      core_.attach_failed(channel_, "refused");
+    }
   }
 
   link_core& core_;
@@ -193,27 +222,10 @@ task<std::vector<target>> find(endpoint to) {
 
 task<void> settled(link_core& core) {
   co_await settle_op(core, settle_op::goal::open, false);
-  if (core.wire().established()) co_return;
+  if (core.wire().connections() != 0) co_return;
   const failure why = core.wire().why();
   failure(why.code(), core.peer() + ": " + why.detail()).raise();
 }
-
-class socket_owner {
- public:
-  explicit socket_owner(platform::native_handle socket) noexcept : socket_(socket) {}
-  socket_owner(const socket_owner&) = delete;
-  socket_owner& operator=(const socket_owner&) = delete;
-  ~socket_owner() {
-    if (socket_ != platform::no_handle) platform::close(socket_);
-  }
-  [[nodiscard]] platform::native_handle get() const noexcept { return socket_; }
-  [[nodiscard]] platform::native_handle give() noexcept {
-    return std::exchange(socket_, platform::no_handle);
-  }
-
- private:
-  platform::native_handle socket_;
-};
 
 task<platform::native_handle> reach(target to) {
   bool pending = false;
@@ -225,11 +237,81 @@ task<platform::native_handle> reach(target to) {
   socket_owner socket(*dialled);
   if (pending) {
     const std::error_code waited = co_await writable_op(socket.get());
-    if (waited) failure(errc::cancelled, "connecting to " + to.uri).raise();
-    const std::error_code error = platform::finish_connect(socket.get());
+    if (waited == std::errc::operation_canceled) {
+      failure(errc::cancelled, "connecting to " + to.uri).raise();
+    }
+    const std::error_code error = waited ? waited : platform::finish_connect(socket.get());
     if (error) failure(errc::unreachable, to.uri + ": " + error.message()).raise();
   }
   co_return socket.give();
+}
+
+// Full jitter: many links that lose their connections at once do not come back at once.
+clock::duration pause_before(runtime_core& runtime, const link_options& options, unsigned round) {
+  const auto most = std::min(options.backoff_most, options.backoff * (1U << std::min(round, 20U)));
+  std::uint64_t random = 0;
+  runtime.fill_random(reinterpret_cast<std::byte*>(&random), sizeof random);
+  const auto longest = std::chrono::duration_cast<std::chrono::microseconds>(most).count();
+  return std::chrono::microseconds(random % static_cast<std::uint64_t>(longest + 1));
+}
+
+// One attempt at each address: true once that has led somewhere. A peer that does not hold the
+// link any more is asked once again, for a new session.
+//
+// Errors: errc::cancelled, std::bad_alloc.
+task<bool> reach_once(link_core& core, endpoint to) {
+  std::vector<target> targets = co_await find(to);
+  const auto share = core.options().handshake_timeout / std::max<std::size_t>(targets.size(), 1);
+  for (std::size_t i = 0; i < targets.size();) {
+    auto reached = co_await as_result(timeout(share, reach(targets[i])));
+    if (!reached.has_value() && reached.error().code() == errc::cancelled) reached.error().raise();
+    socket_owner socket(reached.has_value() ? *reached : platform::no_handle);
+    co_await hop_to(core.home());
+    if (core.is_settled()) co_return true;
+    const bool was_resumable = core.wire().resumable();
+    if (reached.has_value() && core.reconnect(socket.get())) {
+      static_cast<void>(socket.give());
+      co_await settle_op(core, settle_op::goal::greeted, false);
+      if (core.is_settled()) co_return true;
+    }
+    if (was_resumable == core.wire().resumable()) ++i;
+  }
+  co_return false;
+}
+
+// Ends when the link is online, or has ended.
+task<void> reach_again(link_core& core, endpoint to) {
+  for (unsigned round = core.short_lived();; ++round) {
+    co_await this_task::sleep_for(pause_before(core.home().runtime(), core.options(), round));
+    try {
+      const bool reached = co_await reach_once(core, to);
+      if (reached) co_return;
+    } catch (const std::bad_alloc&) {
+      // an attempt that failed
+    } catch (const std::system_error& error) {
+      if (error.code() == errc::cancelled) throw;
+    }
+  }
+}
+
+// The visit that was begun for it keeps the core alive.
+child run_reaching(link_core& core, endpoint to) {
+  try {
+    co_await reach_again(core, std::move(to));
+  } catch (const std::system_error&) {
+    // the link has ended
+  }
+  co_await hop_to(core.home());
+  core.end_reaching();
+}
+
+void start_reaching(link_core& core, const endpoint& to) {
+  child reaching = run_reaching(core, to);
+  if (!core.begin_visit()) return;
+  task_context context;
+  context.stop = core.reach_no_more();
+  context.urgency = priority::control;
+  std::move(reaching).start_on(core.home(), context);
 }
 
 // The error of the last address, or of the only one.
@@ -256,6 +338,9 @@ task<link> connect_within(endpoint to, link_options options) {
     origin.attach = [each](link_core& core, std::size_t channel) -> std::unique_ptr<attacher> {
       return std::make_unique<client_attacher>(core, channel, each);
     };
+    if (options.survive > clock::duration::zero()) {
+      origin.reach_again = [to](link_core& core) { start_reaching(core, to); };
+    }
     auto* const core = new link_core(home, options, settings, std::move(origin));
     link handle(core);
     core->start(socket.give(), {});
@@ -313,6 +398,17 @@ task<failure> link::ended() const {
   HAWSER_ASSERT(self.core_ != nullptr);
   co_await detail::settle_op(*self.core_, detail::settle_op::goal::ended, false);
   co_return self.core_->wire().why();
+}
+
+task<link::status> link::changed(status known) const {
+  const link self = *this;
+  HAWSER_ASSERT(self.core_ != nullptr);
+  co_await detail::settle_op(*self.core_, detail::settle_op::goal::changed, false, known);
+  co_return self.core_->status();
+}
+
+task<link::status> link::changed() const {
+  return changed(status{});
 }
 
 std::string link::peer() const {

@@ -2,7 +2,10 @@
 #include "link/exchange.hpp"
 
 #include <array>
+#include <memory>
+#include <new>
 #include <span>
+#include <string>
 #include <utility>
 
 namespace hawser::detail {
@@ -20,7 +23,7 @@ class exchange::wait : public readiness {
     if (owner != nullptr) owner->wait_ = nullptr;
     delete &self;
     if (owner == nullptr) return;
-    if (error) return owner->finish(failure(error, "waiting for a socket"));
+    if (error) return owner->fail(errc::link_lost, "waiting for a socket");
     owner->step();
   }
 };
@@ -41,34 +44,33 @@ exchange::~exchange() {
 
 void exchange::start() noexcept {
   home_.arm(timer_, home_.now() + plan_.limit);
-  if (plan_.connecting) {
-    try {
-      wait_ = new wait(*this);
-      home_.reactor().wait(plan_.socket, readiness::kind::writable, *wait_);
-    } catch (const std::exception& error) {
-      finish(failure(errc::resource_exhausted, error.what()));
-    }
-    return;
+  if (!plan_.connecting) return step();
+  try {
+    begin_wait();
+  } catch (const std::exception& error) {
+    fail(errc::resource_exhausted, error.what());
   }
-  step();
+}
+
+void exchange::begin_wait() {
+  auto begun = std::make_unique<wait>(*this);
+  home_.reactor().wait(plan_.socket, wanted_, *begun);
+  wait_ = begun.release();
 }
 
 void exchange::on_limit(timer& entry) noexcept {
-  static_cast<limit_timer&>(entry).owner.finish(
-      failure(errc::timed_out, "no first frame in time"));
+  static_cast<limit_timer&>(entry).owner.fail(errc::timed_out, "no first frame in time");
 }
 
 void exchange::step() noexcept {
   try {
     if (std::exchange(plan_.connecting, false)) {
       const std::error_code error = platform::finish_connect(plan_.socket);
-      if (error) return finish(failure(errc::unreachable, error.message()));
+      if (error) return fail(errc::unreachable, error.message());
     }
-    if (advance()) return;
-    wait_ = new wait(*this);
-    home_.reactor().wait(plan_.socket, wanted_, *wait_);
+    if (!advance()) begin_wait();
   } catch (const std::exception& error) {
-    finish(failure(errc::resource_exhausted, error.what()));
+    fail(errc::resource_exhausted, error.what());
   }
 }
 
@@ -80,7 +82,7 @@ bool exchange::advance() {
     if (!error) continue;
     wanted_ = readiness::kind::writable;
     if (platform::would_block(error)) return false;
-    return finish(failure(errc::link_lost, error.message())), true;
+    return fail(errc::link_lost, error.message()), true;
   }
   wanted_ = readiness::kind::readable;
   return read_frame();
@@ -93,15 +95,13 @@ bool exchange::read_frame() {
     std::error_code error;
     const std::size_t got = platform::read_some(plan_.socket, room, error);
     if (error && platform::would_block(error)) return false;
-    if (error) return finish(failure(errc::link_lost, error.message())), true;
-    if (got == 0) {
-      return finish(failure(errc::link_lost, "hung up before the first frame")), true;
-    }
+    if (error) return fail(errc::link_lost, error.message()), true;
+    if (got == 0) return fail(errc::link_lost, "hung up before the first frame"), true;
     read_.insert(read_.end(), room.begin(), room.begin() + static_cast<std::ptrdiff_t>(got));
     if (read_.size() < wire::length_bytes) continue;
     const auto whole = wire::opening_bytes(std::span(read_).first<wire::length_bytes>());
     if (!whole.has_value()) {
-      return finish(failure(errc::protocol_violation, "the first frame is no handshake")), true;
+      return fail(errc::protocol_violation, "the first frame is no handshake"), true;
     }
     if (read_.size() < *whole) continue;
     const auto header = read_.begin() + wire::length_bytes;
@@ -109,6 +109,16 @@ bool exchange::read_frame() {
     came_.rest.assign(read_.begin() + static_cast<std::ptrdiff_t>(*whole), read_.end());
     return finish(std::nullopt), true;
   }
+}
+
+void exchange::fail(errc code, std::string_view detail) noexcept {
+  outcome why;
+  try {
+    why.emplace(code, std::string(detail));
+  } catch (const std::bad_alloc&) {
+    why.emplace(code);
+  }
+  finish(std::move(why));
 }
 
 void exchange::finish(outcome why) noexcept {

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "exec/worker.hpp"
@@ -29,7 +30,7 @@ class exchange {
     std::vector<std::byte> rest;    ///< what has arrived behind it
   };
   /// The socket and what was read, or why not; the socket is closed then. The exchange may be
-  /// destroyed inside.
+  /// destroyed inside. Throws nothing.
   using outcome = std::optional<failure>;
   using function = std::function<void(outcome, platform::native_handle, first_words)>;
 
@@ -48,6 +49,8 @@ class exchange {
   // Each: true if finish() was called; otherwise wait for `wanted_`.
   [[nodiscard]] bool advance();
   [[nodiscard]] bool read_frame();
+  void begin_wait();
+  void fail(errc code, std::string_view detail) noexcept;
   void finish(outcome why) noexcept;
   static void on_limit(timer& entry) noexcept;
 

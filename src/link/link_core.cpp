@@ -47,6 +47,8 @@ wire::settings make_settings(const link_options& options) {
   settings.close_timeout = options.close_timeout;
   settings.keepalive = options.keepalive;
   settings.keepalive_timeout = options.keepalive_timeout;
+  settings.survive = options.survive;
+  settings.resend = options.resend;
   return settings;
 }
 
@@ -95,6 +97,7 @@ void link_core::pipe::start(platform::native_handle socket) {
   socket_ = socket;
   tuned_ = index_ != 0;
   if (tuned_) tune();
+  writing_ = closing_ = false;
   stream_ = owner_->home_.reactor().open(socket, *this);
   owner_->open_pipes_ |= 1U << index_;
   owner_->sockets_.fetch_add(1, std::memory_order_relaxed);
@@ -129,7 +132,9 @@ void link_core::pipe::flush() noexcept {
       const auto bytes = owner_->machine_.gathered(index_, i);
       slices[i] = {bytes.data(), bytes.size()};
     }
-    if (stream_->write(std::span<const platform::io_slice>(slices).first(count))) {
+    const bool awaited = owner_->flushers_ != 0 || owner_->machine_.awaits_written(index_);
+    if (stream_->write(std::span<const platform::io_slice>(slices).first(count),
+                       awaited ? stream::notice::soon : stream::notice::late)) {
       owner_->machine_.written(index_);
     } else {
       writing_ = true;
@@ -179,6 +184,7 @@ void link_core::pipe::on_closed() noexcept {
   stream_.reset();
   owner_->open_pipes_ &= ~(1U << index_);
   owner_->sockets_.fetch_sub(1, std::memory_order_relaxed);
+  if (owner_->open_pipes_ == 0) owner_->on_pipes_closed();
   owner_->try_inert();
 }
 
@@ -215,10 +221,8 @@ void link_core::start_attach(std::size_t channel) noexcept {
   }
   try {
     attachers_[channel] = origin_.attach(*this, channel);
-  } catch (const std::system_error& error) {
-    attach_failed(channel, failure(error));
-  } catch (const std::bad_alloc&) {
-    attach_failed(channel, failure(errc::resource_exhausted));
+  } catch (const std::exception& error) {
+    attach_failed(channel, error.what());
   }
 }
 
@@ -240,16 +244,13 @@ bool link_core::attach(std::size_t channel, platform::native_handle socket,
   return true;
 }
 
-void link_core::attach_failed(std::size_t channel, const failure& why) noexcept {
+void link_core::attach_failed(std::size_t channel, std::string_view why) noexcept {
+  home_.runtime().log(log_level::info, "link", [&] {
+    return "channel " + std::to_string(channel) + " stays on the control socket of " +
+           origin_.peer + ": " + std::string(why);
+  });
   attachers_[channel].reset();
-  if (machine_.ended()) return try_inert();
-  try {
-    home_.runtime().log(log_level::info, "link",
-                        "channel " + std::to_string(channel) + " stays on the control socket of " +
-                            origin_.peer + ": " + why.text());
-  } catch (const std::bad_alloc&) {
-    // the event is lost, nothing else
-  }
+  if (machine_.ended()) try_inert();
 }
 
 // ---- the turn -------------------------------------------------------------------------------
@@ -297,7 +298,7 @@ void link_core::dispatch() noexcept {
   while (true) {
     const wire::happenings now = machine_.take_happenings();
     const unsigned any = now.readable | now.writable | now.flushed | now.attach_wanted;
-    if (any == 0 && !now.established && !now.ended) break;
+    if (any == 0 && !now.established && !now.broken && !now.ended) break;
     for (unsigned left = any; left != 0; left &= left - 1) {
       const auto i = static_cast<std::size_t>(std::countr_zero(left));
       const unsigned bit = 1U << i;
@@ -310,8 +311,14 @@ void link_core::dispatch() noexcept {
       if (!attach_timer_.armed()) home_.arm(attach_timer_, home_.now() + attach_pause);
     }
     if (now.established && close_wanted_) close();
-    if (now.established || now.ended) channel_core::retry(openers);
+    if (now.established || now.broken || now.ended) note_change();
+    if (now.established || now.ended) {
+      channel_core::retry(openers);
+      channel_core::retry(greeters);
+    }
+    if (now.established || now.broken || now.ended) channel_core::retry(changers);
     if (now.ended) channel_core::retry(enders);
+    if (now.broken) on_broken();
   }
   dispatching_ = false;
   rearm();
@@ -341,11 +348,116 @@ void link_core::on_timer(timer& entry) noexcept {
   self.touch();
 }
 
+// ---- one connection after another -----------------------------------------------------------
+
+link::status link_core::status() const noexcept {
+  using condition = link::condition;
+  const auto now = machine_.ended()         ? condition::ended
+                   : machine_.offline()     ? condition::offline
+                   : machine_.established() ? condition::open
+                                            : condition::opening;
+  return {now, machine_.connections(), machine_.resumed()};
+}
+
+// Said once each: attempts that fail change nothing.
+void link_core::note_change() noexcept {
+  const bool is_offline = machine_.offline() && !machine_.ended();
+  if (std::exchange(was_offline_, is_offline) == is_offline) return;
+  const auto note = [this](log_level level, const auto& make_rest) {
+    home_.runtime().log(level, "link", [&] { return "link to " + origin_.peer + make_rest(); });
+  };
+  if (is_offline) {
+    const bool lasted = home_.now() - online_since_ > options_.backoff_most;
+    short_lived_ = lasted ? 0 : short_lived_ + 1;
+    note(log_level::warning,
+         [this] { return " has lost its connection: " + machine_.broken_by().text(); });
+  } else if (machine_.ended()) {
+    note(log_level::warning, [this] { return " is lost: " + machine_.why().text(); });
+  } else {
+    online_since_ = home_.now();
+    note(log_level::info, [this] {
+      return std::string(" is connected again") +
+             (machine_.resumed() ? ", resumed" : ", in a new session");
+    });
+  }
+}
+
+void link_core::on_broken() noexcept {
+  for (auto& each : attachers_) each.reset();
+  if (attach_timer_.armed()) home_.disarm(attach_timer_);
+  attach_wanted_ = 0;
+  for (auto& each : pipes_) each.close();
+}
+
+// What is half written or half read stays where it is until nobody touches it any more.
+void link_core::on_pipes_closed() noexcept {
+  if (!machine_.offline() || machine_.ended()) return;
+  machine_.leave_connection(home_.now());
+  if (comeback_ != nullptr) return welcome_back();
+  rearm();
+  channel_core::retry(greeters);
+  start_reaching();
+}
+
+void link_core::start_reaching() noexcept {
+  if (!origin_.reach_again || std::exchange(reaching_, true)) return;
+  try {
+    origin_.reach_again(*this);
+  } catch (const std::bad_alloc&) {
+    machine_.fail(errc::resource_exhausted, "no memory to connect again");
+    dispatch();
+  }
+}
+
+void link_core::end_reaching() noexcept {
+  reaching_ = false;
+  if (is_between_connections() && !machine_.ended()) start_reaching();
+  end_visit();
+}
+
+bool link_core::reconnect(platform::native_handle socket) {
+  wire::secret fresh_id{};
+  home_.runtime().fill_random(fresh_id.data(), fresh_id.size());
+  if (!machine_.greet(fresh_id, home_.now())) return false;
+  start(socket, {});
+  return true;
+}
+
+bool link_core::resume(platform::native_handle socket, const wire::hello& peer,
+                       std::vector<std::byte> rest) {
+  if (!machine_.may_resume(peer)) return false;
+  auto later = std::make_unique<comeback>(comeback{socket, peer, std::move(rest)});
+  refuse_comeback();
+  comeback_ = std::move(later);
+  if (open_pipes_ == 0) {
+    welcome_back();
+  } else {
+    machine_.break_off(errc::link_lost, "the peer has connected anew");
+    dispatch();
+  }
+  return true;
+}
+
+void link_core::welcome_back() noexcept {
+  const std::unique_ptr<comeback> peer = std::move(comeback_);
+  wire::secret attach_secret{};
+  home_.runtime().fill_random(attach_secret.data(), attach_secret.size());
+  if (registry_ != nullptr) registry_->renew(*this, attach_secret);
+  machine_.welcome_back(peer->hello, attach_secret, home_.now());
+  start(peer->socket, peer->rest);
+}
+
+void link_core::refuse_comeback() noexcept {
+  if (comeback_ == nullptr) return;
+  platform::close(comeback_->socket);
+  comeback_.reset();
+}
+
 // ---- the end --------------------------------------------------------------------------------
 
 // An early link may have sent already what its peer shall take: it closes once it is open.
 void link_core::close() noexcept {
-  if (!machine_.established() && !machine_.ended()) {
+  if (!machine_.established() && !machine_.ended() && !machine_.offline()) {
     if (options_.early) {
       close_wanted_ = true;
       return;
@@ -367,6 +479,8 @@ void link_core::on_abandon() noexcept {
 void link_core::finish_up() noexcept {
   for (auto& each : attachers_) each.reset();
   if (attach_timer_.armed()) home_.disarm(attach_timer_);
+  refuse_comeback();
+  unreachable_.request_stop();
   pipes_[0].flush();  // now: whoever waited for the end may go on to something long
   if (registry_ != nullptr) std::exchange(registry_, nullptr)->remove(*this);
   if (pipes_[0].usable() && (pipes_[0].writing() || machine_.has_output(0))) {
@@ -430,6 +544,7 @@ void link_core::release_handle() noexcept {
       return;  // release pairs with the acquire in unneeded()
     }
   }
+  if (birthmark_.is_inherited()) return;
   {
     const std::lock_guard guard(mutex_);
     if (handles_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
@@ -473,6 +588,7 @@ void link_core::release_message(std::uint32_t lane_and_flag, std::uint64_t cost)
 
 // Not on home's thread, or when the link is only memory.
 void link_core::release_elsewhere(std::uint32_t lane_and_flag, std::uint64_t cost) noexcept {
+  if (birthmark_.is_inherited()) return;
   const bool reassembled = (lane_and_flag & reassembled_flag) != 0;
   const std::size_t lane = lane_and_flag & ~reassembled_flag;
   {

@@ -10,11 +10,14 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "core/current_executor.hpp"
 #include "exec/worker.hpp"
 #include "hawser/link.hpp"
 #include "link/waiters.hpp"
+#include "os/birthmark.hpp"
 #include "os/reactor.hpp"
 #include "wire/machine.hpp"
 
@@ -63,8 +66,9 @@ class channel_core {
   void wait_to_receive(channel_operation& one) noexcept;
   /// No message is there. True: none will come, and the receiver knows why.
   [[nodiscard]] bool nothing_left(channel_operation& receiver) noexcept;
+  void wait_for_flush(channel_operation& one) noexcept;
+  void stop_waiting_for_flush(channel_operation& one) noexcept;
   waiter_list receivers;
-  waiter_list flushers;
   [[nodiscard]] waiter_list& senders(lane via) noexcept {
     return senders_[static_cast<std::size_t>(via)];
   }
@@ -75,9 +79,12 @@ class channel_core {
   static void leave(waiter_list& waiting, channel_operation& gone) noexcept;
 
  private:
+  void retry_flushers() noexcept;
+
   link_core* owner_ = nullptr;
   std::size_t index_ = 0;
   std::array<waiter_list, 2> senders_;  // by lane
+  waiter_list flushers_;
   wire::channel_arrivals* arrived_ = nullptr;  // the machine's
   channel api_;
 };
@@ -92,6 +99,8 @@ class channel_core {
 ///
 ///   alive --machine ended, output written or given up--> closing pipes --last on_closed--> inert
 ///   inert, no handle, no message --> deleted
+///   alive --machine offline--> closing pipes --last on_closed--> alive, without pipes
+///         --reconnect() or resume()--> alive
 class link_core final : public component {
  public:
   struct origin {
@@ -99,6 +108,9 @@ class link_core final : public component {
     bool kernel_buffers = false;                    ///< raise the socket buffers
     /// Client: opens a further socket for a channel and calls attach() or attach_failed().
     std::function<std::unique_ptr<attacher>(link_core&, std::size_t)> attach;
+    /// Client that survives: starts something that tries to reach the peer until is_settled(), and
+    /// then calls end_reaching().
+    std::function<void(link_core&)> reach_again;
   };
 
   /// Home's thread. The side that connects; one handle is held by the caller.
@@ -136,17 +148,46 @@ class link_core final : public component {
   [[nodiscard]] bool attach(std::size_t channel, platform::native_handle socket,
                             std::span<const std::byte> rest) noexcept;
   /// An attempt to attach ended without a socket; the channel stays on pipe 0.
-  void attach_failed(std::size_t channel, const failure& why) noexcept;
+  void attach_failed(std::size_t channel, std::string_view why) noexcept;
   /// Something may be ready to write: it leaves at the end of this turn.
   void touch() noexcept {
     if (!flush_queued_) queue_flush();
   }
+  /// Client, offline: goes on over a new socket; whether that works shows when the machine is not
+  /// greeting() any more. False: not yet, the socket is the caller's still.
+  [[nodiscard]] bool reconnect(platform::native_handle socket);
+  /// Server: the peer, which has proved that it may, goes on over this socket. False: it cannot,
+  /// and the socket is the caller's still.
+  [[nodiscard]] bool resume(platform::native_handle socket, const wire::hello& peer,
+                            std::vector<std::byte> rest);
+  /// Neither offline nor about to be online: there is nothing to reach for.
+  [[nodiscard]] bool is_settled() const noexcept {
+    return machine_.ended() || !machine_.offline();
+  }
+  /// Offline, and ready for the next connection.
+  [[nodiscard]] bool is_between_connections() const noexcept {
+    return machine_.offline() && open_pipes_ == 0;
+  }
+  /// Whoever origin::reach_again() has started has ended, and so has its visit.
+  void end_reaching() noexcept;
+  /// Requested when nobody needs to reach the peer again.
+  [[nodiscard]] stop_token reach_no_more() noexcept { return unreachable_.token(); }
+  [[nodiscard]] link::status status() const noexcept;
+  /// How many connections in a row did not last.
+  [[nodiscard]] unsigned short_lived() const noexcept { return short_lived_; }
   /// Passes on what the machine has noticed. Call after every input to it.
   void dispatch() noexcept;
   void close() noexcept;
   void note_delivery() noexcept { ++delivered_; }
-  waiter_list openers;  // wait for the handshake
-  waiter_list enders;   // wait for the end
+  /// Whether somebody waits for what that channel has accepted to be with the system.
+  void note_flushers(std::size_t channel, bool any) noexcept {
+    const unsigned bit = 1U << channel;
+    flushers_ = any ? flushers_ | bit : flushers_ & ~bit;
+  }
+  waiter_list openers;   // wait for the handshake
+  waiter_list enders;    // wait for the end
+  waiter_list changers;  // wait for another status
+  waiter_list greeters;  // wait for the end of an attempt to reconnect
 
   void on_shutdown() noexcept override { close(); }
   void on_abandon() noexcept override;
@@ -206,7 +247,20 @@ class link_core final : public component {
   };
 
   ~link_core();
+  // A peer that wants to go on over another socket, before the pipes of the last are closed.
+  struct comeback {
+    platform::native_handle socket = platform::no_handle;
+    wire::hello hello;
+    std::vector<std::byte> rest;
+  };
+
   void join_home() noexcept;
+  void on_broken() noexcept;
+  void on_pipes_closed() noexcept;
+  void start_reaching() noexcept;
+  void welcome_back() noexcept;
+  void refuse_comeback() noexcept;
+  void note_change() noexcept;
   void queue_flush() noexcept;
   void settle() noexcept;
   void touch_for_output() noexcept;
@@ -235,6 +289,7 @@ class link_core final : public component {
   std::array<channel_core, wire::channel_count> channels_;
   std::array<pipe, wire::pipe_count> pipes_;
   unsigned open_pipes_ = 0;  // bit per pipe that has a stream
+  unsigned flushers_ = 0;    // bit per channel whose flushing somebody awaits
   std::array<std::unique_ptr<attacher>, wire::pipe_count> attachers_;
   link_timer timer_;
   link_timer attach_timer_;
@@ -245,11 +300,18 @@ class link_core final : public component {
   bool close_wanted_ = false;  // early: as soon as the handshake is done
   bool linger_ = false;  // ended; the rest of the output may still leave until the timer fires
   bool joined_ = false;
+  bool was_offline_ = false;  // so it has been said
+  bool reaching_ = false;
+  std::unique_ptr<comeback> comeback_;
+  stop_source unreachable_;
+  clock::time_point online_since_{};
+  unsigned short_lived_ = 0;
   std::uint64_t delivered_ = 0;
   std::uint64_t released_ = 0;
   std::atomic<unsigned> sockets_{0};
   std::atomic<std::uint32_t> handles_{1};
 
+  birthmark birthmark_;
   std::mutex mutex_;  // what follows
   link_work collect_work_;
   link_work dropped_work_;

@@ -13,24 +13,30 @@ namespace detail {
 namespace {
 
 constexpr auto accept_retry = std::chrono::milliseconds(50);
+constexpr std::string_view not_held = "the link to resume is not held here";
 
-// Runs a function once on a worker, from anywhere.
+// A function that runs once, on a worker. What it has captured goes in any case.
+template <class F>
 class errand final : public work {
  public:
-  static void send(worker& where, std::function<void()> what) {
-    where.post(*new errand(std::move(what)), priority::control);
-  }
+  explicit errand(F what) : work(&errand::arrive), what_(std::move(what)) {}
+
+  [[nodiscard]] F& what() noexcept { return what_; }
 
  private:
-  explicit errand(std::function<void()> what) : work(&errand::arrive), what_(std::move(what)) {}
-
   static void arrive(work& item) noexcept {
     const std::unique_ptr<errand> self(static_cast<errand*>(&item));
     self->what_();
   }
 
-  std::function<void()> what_;
+  F what_;
 };
+
+// Errors: throws std::bad_alloc.
+template <class F>
+void send(worker& where, F what) {
+  where.post(*new errand<F>(std::move(what)), priority::control);
+}
 
 std::string describe(const std::optional<platform::peer_identity>& peer,
                      platform::native_handle socket, bool over_unix) {
@@ -46,6 +52,11 @@ std::string describe(const std::optional<platform::peer_identity>& peer,
 }
 
 }  // namespace
+
+template <class F>
+void listener_core::note(log_level level, F&& make_text) noexcept {
+  home_.runtime().log(level, "listener", std::forward<F>(make_text));
+}
 
 // ---- accept ---------------------------------------------------------------------------------
 
@@ -74,8 +85,7 @@ class listener_core::accept_op final : public operation {
   bool attempt() noexcept {
     const std::lock_guard guard(owner_.mutex_);
     if (!owner_.ready_.empty()) {
-      link_ = std::move(owner_.ready_.front());
-      owner_.ready_.pop_front();
+      link_ = owner_.ready_.take();
       return true;
     }
     if (!owner_.closed_) return false;
@@ -117,13 +127,28 @@ void listener_core::wake_accepters() noexcept {
   }
 }
 
-void listener_core::deliver(link ready) {
-  {
-    const std::lock_guard guard(mutex_);
-    if (closed_) return;  // the handle goes, and the link closes in order
-    ready_.push_back(std::move(ready));
+// Where it returns early the handle goes, and the link closes in order.
+void listener_core::deliver(link ready) noexcept {
+  const std::lock_guard guard(mutex_);
+  if (closed_) return;
+  try {
+    ready_.emplace(std::move(ready));
+  } catch (const std::bad_alloc&) {
+    return note(log_level::error, [&] { return uri + ": no memory to keep a link"; });
   }
-  errand::send(home_, [self = shared_from_this()] { self->wake_accepters(); });
+  if (delivering_self_ != nullptr) return;
+  delivering_self_ = shared_from_this();
+  home_.post(deliver_work_, priority::control);
+}
+
+void listener_core::run_deliver(work& item) noexcept {
+  listener_core& owner = static_cast<own_work&>(item).owner;
+  std::shared_ptr<listener_core> self;
+  {
+    const std::lock_guard guard(owner.mutex_);
+    self = std::move(owner.delivering_self_);
+  }
+  owner.wake_accepters();
 }
 
 // ---- beginning and end ----------------------------------------------------------------------
@@ -133,22 +158,32 @@ listener_core::listener_core(worker& home, endpoint at, listen_options options)
       at_(std::move(at)),
       options_(options),
       registry_(std::make_shared<link_registry>(options.max_links, options.max_links_per_user)),
+      begin_work_(*this, &listener_core::run_begin),
+      close_work_(*this, &listener_core::run_close),
+      deliver_work_(*this, &listener_core::run_deliver),
       retry_(*this) {}
 
-void listener_core::start(platform::native_handle socket) {
+void listener_core::start(socket_owner socket) noexcept {
   self_ = shared_from_this();
-  errand::send(home_, [self = self_, socket] { self->begin(socket); });
+  listening_ = socket.give();
+  home_.post(begin_work_, priority::control);
 }
 
-void listener_core::begin(platform::native_handle socket) noexcept {
+void listener_core::run_begin(work& item) noexcept {
+  static_cast<own_work&>(item).owner.begin();
+}
+
+void listener_core::begin() noexcept {
   home_.add_component(*this);
+  const auto socket = std::exchange(listening_, platform::no_handle);
   if (socket == platform::no_handle) return;
   try {
     acceptor_ = home_.reactor().listen(socket, *this);
-    acceptor_->start();
   } catch (const std::exception& error) {
-    note(log_level::error, uri + ": cannot accept: " + error.what());
+    note(log_level::error, [&] { return uri + ": cannot accept: " + error.what(); });
+    return close_here();
   }
+  acceptor_->start();
 }
 
 // At once, so that another listener may have the address; once, so that it keeps it.
@@ -162,25 +197,28 @@ void listener_core::leave_address() noexcept {
 }
 
 void listener_core::close() noexcept {
+  if (birthmark_.is_inherited()) return;
   {
     const std::lock_guard guard(mutex_);
-    if (closed_) return;
+    if (closed_ || std::exchange(close_posted_, true)) return;
   }
   leave_address();
-  try {
-    errand::send(home_, [self = shared_from_this()] { self->close_here(); });
-  } catch (const std::bad_alloc&) {
-    // it closes when the runtime ends
-  }
+  closing_self_ = shared_from_this();
+  home_.post(close_work_, priority::control);
+}
+
+void listener_core::run_close(work& item) noexcept {
+  listener_core& owner = static_cast<own_work&>(item).owner;
+  const std::shared_ptr<listener_core> self = std::move(owner.closing_self_);
+  owner.close_here();
 }
 
 void listener_core::close_here() noexcept {
   if (std::exchange(shut_, true)) return;
-  std::deque<link> left;
   {
     const std::lock_guard guard(mutex_);
     closed_ = true;
-    left.swap(ready_);
+    ready_.clear();
   }
   wake_accepters();
   if (retry_.armed()) home_.disarm(retry_);
@@ -196,10 +234,9 @@ void listener_core::on_closed() noexcept {
   acceptor_.reset();
 }
 
-void listener_core::offer(platform::native_handle socket) {
-  errand::send(home_, [self = shared_from_this(), socket] {
-    if (self->shut_) return platform::close(socket);
-    self->on_accept(socket);
+void listener_core::offer(socket_owner socket) {
+  send(home_, [self = shared_from_this(), offered = std::move(socket)]() mutable noexcept {
+    if (!self->shut_) self->on_accept(offered.give());
   });
 }
 
@@ -208,7 +245,7 @@ void listener_core::offer(platform::native_handle socket) {
 void listener_core::on_accept_failed(std::error_code why) noexcept {
   if (shut_) return;
   if (!std::exchange(exhausted_, true)) {
-    note(log_level::warning, uri + ": accepting waits: " + why.message());
+    note(log_level::warning, [&] { return uri + ": accepting waits: " + why.message(); });
   }
   home_.arm(retry_, home_.now() + accept_retry);
 }
@@ -227,13 +264,15 @@ void listener_core::on_accept(platform::native_handle socket) noexcept {
       who.peer = platform::peer_of(socket);
       const bool own = who.peer.has_value() && who.peer->user == platform::current_user();
       if (!own && !options_.any_user) {
-        note(log_level::warning, uri + ": turned away " + describe(who.peer, socket, true) +
-                                     ": " + make_error_code(errc::unauthorized).message());
+        note(log_level::warning, [&] {
+          return uri + ": turned away " + describe(who.peer, socket, true) + ": " +
+                 make_error_code(errc::unauthorized).message();
+        });
         return platform::close(socket);
       }
     }
     if (greetings_.size() >= options_.backlog) {
-      note(log_level::warning, uri + ": too many connections that say nothing yet");
+      note(log_level::warning, [&] { return uri + ": too many connections that say nothing yet"; });
       return platform::close(socket);
     }
     who.from = describe(who.peer, socket, over_unix());
@@ -245,115 +284,193 @@ void listener_core::on_accept(platform::native_handle socket) noexcept {
         home_, std::move(plan),
         [this, place](const exchange::outcome& why, platform::native_handle greeted_socket,
                       exchange::first_words came) {
-          greeted(place, why, greeted_socket, std::move(came));
+          greeted(place, why, socket_owner(greeted_socket), std::move(came));
         });
     greetings_.splice(greetings_.begin(), one);
     place->words->start();
   } catch (const std::exception& error) {
-    note(log_level::warning, uri + ": " + error.what());
+    note(log_level::warning, [&] { return uri + ": " + error.what(); });
     platform::close(socket);
   }
 }
 
 void listener_core::greeted(greeting_place who, const exchange::outcome& why,
-                            platform::native_handle socket, exchange::first_words came) {
+                            socket_owner socket, exchange::first_words came) noexcept {
   const greeting greeted_one = std::move(*who);
   greetings_.erase(who);
   if (why.has_value()) {
-    return note(log_level::info, uri + ": handshake with " + greeted_one.from + ": " + why->text());
+    return note(log_level::info, [&] {
+      return uri + ": handshake with " + greeted_one.from + ": " + why->text();
+    });
   }
-  const auto opening = wire::decode_opening(came.header);
-  if (!opening.has_value()) {
-    return refuse(socket, errc::protocol_violation, "the first frame is no hello and no attach",
-                  greeted_one.from);
+  try {
+    const auto opening = wire::decode_opening(came.header);
+    if (!opening.has_value()) {
+      return refuse(std::move(socket), errc::protocol_violation,
+                    "the first frame is no hello and no attach", greeted_one.from);
+    }
+    if (opening->attach.has_value()) {
+      return admit_attach(std::move(socket), *opening->attach, std::move(came.rest));
+    }
+    admit(greeted_one, std::move(socket), *opening->hello, std::move(came.rest));
+  } catch (const std::exception& error) {
+    note(log_level::warning, [&] { return uri + ": " + error.what(); });
   }
-  if (opening->attach.has_value()) {
-    return admit_attach(socket, *opening->attach, std::move(came.rest));
-  }
-  admit(greeted_one, socket, *opening->hello, std::move(came.rest));
 }
 
 // One attempt: what the system does not take at once is not worth waiting for.
-void listener_core::refuse(platform::native_handle socket, errc code, const std::string& text,
-                           const std::string& from) {
-  note(log_level::warning, uri + ": refused " + from + ": " + text);
-  const auto frame = wire::encode(wire::refusal{code, text});
-  const platform::io_slice slice{frame.data(), frame.size()};
-  std::error_code ignored;
-  static_cast<void>(platform::write_some(socket, {&slice, 1}, ignored));
-  platform::shut_down_writing(socket);
-  platform::close(socket);
+void listener_core::refuse(socket_owner socket, errc code, std::string_view text,
+                           std::string_view from) noexcept {
+  note(log_level::warning, [&] {
+    return uri + ": refused " + std::string(from) + ": " + std::string(text);
+  });
+  try {
+    const auto frame = wire::encode(wire::refusal{code, std::string(text)});
+    const platform::io_slice slice{frame.data(), frame.size()};
+    std::error_code ignored;
+    static_cast<void>(platform::write_some(socket.get(), {&slice, 1}, ignored));
+  } catch (const std::bad_alloc&) {
+    // hanging up says enough
+  }
+  platform::shut_down_writing(socket.get());
 }
 
-void listener_core::admit(const greeting& who, platform::native_handle socket,
-                          const wire::hello& hello, std::vector<std::byte> rest) {
-  const std::uint32_t user = who.peer.has_value() ? who.peer->user : 0;
-  const bool has_user = who.peer.has_value();
-  if (!registry_->reserve(user, has_user)) {
-    return refuse(socket, errc::limit_reached, "too many links", who.from);
+void listener_core::admit(const greeting& who, socket_owner socket, const wire::hello& hello,
+                          std::vector<std::byte> rest) {
+  newcomer next{std::move(socket), hello, who.from, std::move(rest),
+                who.peer.has_value() ? who.peer->user : 0, who.peer.has_value()};
+  if (hello.resume_secret.has_value()) return readmit(std::move(next));
+  if (!registry_->reserve(next.user, next.has_user)) {
+    return refuse(std::move(next.socket), errc::limit_reached, "too many links", who.from);
   }
   worker& home = home_.runtime().pick_home();
-  errand::send(home, [self = shared_from_this(), &home, socket, hello, from = who.from, user,
-                      has_user, rest = std::move(rest)] {
-    link_core* core = nullptr;
+  try {
+    send(home, [self = shared_from_this(), &home, next = std::move(next)]() mutable noexcept {
+      self->begin_link(home, next);
+    });
+  } catch (...) {
+    registry_->give_back(next.user, next.has_user);
+    throw;
+  }
+}
+
+// On the home of the link to be. Its reservation is the registry's from adopt_registry() on.
+void listener_core::begin_link(worker& home, newcomer& from) noexcept {
+  link_core* core = nullptr;
+  try {
+    wire::settings settings = make_settings(options_.link);
+    home.runtime().fill_random(settings.attach_secret.data(), settings.attach_secret.size());
+    home.runtime().fill_random(settings.resume_secret.data(), settings.resume_secret.size());
+    link_core::origin origin;
+    origin.peer = from.from;
+    origin.kernel_buffers = over_unix() || options_.link.channels == 1;
+    core = new link_core(home, options_.link, settings, from.hello, std::move(origin));
+  } catch (const std::exception& error) {
+    registry_->give_back(from.user, from.has_user);
+    return note(log_level::error, [&] { return uri + ": " + error.what(); });
+  }
+  link handle(core);
+  if (!core->wire().ended()) {
     try {
-      wire::settings settings = make_settings(self->options_.link);
-      home.runtime().fill_random(settings.attach_secret.data(), settings.attach_secret.size());
-      home.runtime().fill_random(settings.resume_secret.data(), settings.resume_secret.size());
-      link_core::origin origin;
-      origin.peer = from;
-      origin.kernel_buffers = self->over_unix() || self->options_.link.channels == 1;
-      core = new link_core(home, self->options_.link, settings, hello, std::move(origin));
-      link handle(core);
-      if (!core->wire().ended() && !core->adopt_registry(self->registry_, user, has_user)) {
+      if (!core->adopt_registry(registry_, from.user, from.has_user)) {
         core->wire().fail(errc::refused, "a link with this id exists");
       }
-      if (core->wire().ended()) {
-        self->registry_->give_back(user, has_user);
-        self->note(log_level::warning,
-                   self->uri + ": refused " + from + ": " + core->wire().why().text());
-      }
-      const bool open = !core->wire().ended();
-      core->start(socket, rest);
-      if (open) self->deliver(std::move(handle));
-    } catch (const std::exception& error) {
-      self->note(log_level::error, self->uri + ": " + error.what());
-      if (core == nullptr) {
-        self->registry_->give_back(user, has_user);
-        platform::close(socket);
-      }
+    } catch (const std::bad_alloc&) {
+      core->wire().fail(errc::resource_exhausted, "no memory for another link");
     }
-  });
+  }
+  const bool open = !core->wire().ended();
+  if (!open) {
+    registry_->give_back(from.user, from.has_user);
+    note(log_level::warning, [&] {
+      return uri + ": refused " + from.from + ": " + core->wire().why().text();
+    });
+  }
+  core->start(from.socket.give(), from.rest);
+  if (open) deliver(std::move(handle));
 }
 
-void listener_core::admit_attach(platform::native_handle socket, const wire::attach& wanted,
+struct listener_core::resuming {
+  std::shared_ptr<listener_core> self;
+  newcomer from;
+  link_core* core = nullptr;
+
+  void operator()() noexcept {
+    self->resume(*core, from);
+    core->end_visit();
+  }
+};
+
+// What carries a socket to the home of its link is made first: nothing may fail once the link waits
+// for it.
+void listener_core::readmit(newcomer from) {
+  auto carrier = std::make_unique<errand<resuming>>(resuming{shared_from_this(), std::move(from)});
+  newcomer& next = carrier->what().from;
+  link_core* const core = registry_->find(next.hello);
+  if (core == nullptr) {
+    return refuse(std::move(next.socket), errc::refused, not_held, next.from);
+  }
+  carrier->what().core = core;
+  core->home().post(*carrier.release(), priority::control);
+}
+
+void listener_core::resume(link_core& core, newcomer& from) noexcept {
+  try {
+    if (core.resume(from.socket.get(), from.hello, std::move(from.rest))) {
+      static_cast<void>(from.socket.give());
+    } else {
+      refuse(std::move(from.socket), errc::refused, not_held, from.from);
+    }
+  } catch (const std::bad_alloc&) {
+    // to the client it looks like a lost connection: it comes again
+  }
+}
+
+struct listener_core::attaching {
+  std::shared_ptr<listener_core> self;
+  socket_owner socket;
+  std::size_t channel;
+  std::vector<std::byte> rest;
+  link_core* core = nullptr;
+
+  void operator()() noexcept {
+    self->attach(*core, *this);
+    core->end_visit();
+  }
+};
+
+void listener_core::admit_attach(socket_owner socket, const wire::attach& wanted,
                                  std::vector<std::byte> rest) {
+  auto carrier = std::make_unique<errand<attaching>>(
+      attaching{shared_from_this(), std::move(socket), static_cast<std::size_t>(wanted.channel),
+                std::move(rest)});
   link_core* const core = registry_->find(wanted);
   if (core == nullptr) {
-    return refuse(socket, errc::unauthorized, "an attach without its link or secret", "an attach");
+    return refuse(std::move(carrier->what().socket), errc::unauthorized,
+                  "an attach without its link or secret", "an attach");
   }
-  errand::send(core->home(), [self = shared_from_this(), core, socket,
-                              channel = static_cast<std::size_t>(wanted.channel),
-                              rest = std::move(rest)] {
-    if (channel == 0 || channel >= wire::channel_count || !core->wire().attach_allowed(channel)) {
-      self->refuse(socket, errc::refused,
-                   "channel " + std::to_string(channel) + " cannot have another socket",
-                   core->peer());
-    } else {
-      const auto frame = wire::encode_attached();
-      const platform::io_slice slice{frame.data(), frame.size()};
-      std::error_code error;
-      const std::size_t wrote = platform::write_some(socket, {&slice, 1}, error);
-      if (wrote != frame.size() || !core->attach(channel, socket, rest)) {
-        platform::close(socket);
-      }
-    }
-    core->end_visit();
-  });
+  carrier->what().core = core;
+  core->home().post(*carrier.release(), priority::control);
 }
 
-void listener_core::note(log_level level, const std::string& text) noexcept {
-  home_.runtime().log(level, "listener", text);
+void listener_core::attach(link_core& core, attaching& wanted) noexcept {
+  const std::size_t channel = wanted.channel;
+  try {
+    if (channel == 0 || channel >= wire::channel_count || !core.wire().attach_allowed(channel)) {
+      return refuse(std::move(wanted.socket), errc::refused,
+                    "channel " + std::to_string(channel) + " cannot have another socket",
+                    core.peer());
+    }
+    const auto frame = wire::encode_attached();
+    const platform::io_slice slice{frame.data(), frame.size()};
+    std::error_code error;
+    const std::size_t wrote = platform::write_some(wanted.socket.get(), {&slice, 1}, error);
+    if (wrote != frame.size()) return;
+  } catch (const std::bad_alloc&) {
+    return;  // to the client it looks like a lost connection: the channel stays where it is
+  }
+  const auto taken = wanted.socket.give();
+  if (!core.attach(channel, taken, wanted.rest)) platform::close(taken);
 }
 
 }  // namespace detail
@@ -400,18 +517,18 @@ listener listen(runtime& where, std::string_view uri, listen_options options) {
   detail::runtime_core& runtime = where.core();
   auto core = std::make_shared<detail::listener_core>(runtime.pick_home(), at, options);
   const int backlog = static_cast<int>(options.backlog);
-  platform::native_handle socket = platform::no_handle;
+  std::optional<detail::socket_owner> socket;
   core->uri = detail::to_uri(at);
   switch (at.scheme) {
     case detail::scheme::tcp: {
       const auto addresses = platform::resolve(at.host.empty() ? "127.0.0.1" : at.host, at.port);
       if (addresses.empty()) failure(errc::unreachable, core->uri + ": no address").raise();
-      socket = platform::open_listener(addresses.front(), backlog);
-      core->uri = platform::to_string(platform::local_address(socket));
+      socket.emplace(platform::open_listener(addresses.front(), backlog));
+      core->uri = platform::to_string(platform::local_address(socket->get()));
       break;
     }
     case detail::scheme::unix_socket:
-      socket = platform::open_unix_listener(at.name, backlog, options.any_user);
+      socket.emplace(platform::open_unix_listener(at.name, backlog, options.any_user));
       break;
     case detail::scheme::inproc:
       if (!runtime.add_name(at.name, core)) {
@@ -419,7 +536,8 @@ listener listen(runtime& where, std::string_view uri, listen_options options) {
       }
       break;
   }
-  core->start(socket);
+  core->start(socket.has_value() ? std::move(*socket)
+                                 : detail::socket_owner(platform::no_handle));
   return listener(std::move(core));
 }
 

@@ -39,7 +39,17 @@ void link_registry::give_back(std::uint32_t user, bool has_user) noexcept {
 bool link_registry::add(const wire::secret& id, link_core& added, std::uint32_t user,
                         bool has_user) {
   const std::lock_guard guard(mutex_);
-  return links_.try_emplace(id, entry{&added, added.wire().attach_secret(), user, has_user}).second;
+  const wire::machine& machine = added.wire();
+  return links_
+      .try_emplace(id, entry{&added, machine.attach_secret(), machine.resume_secret(), user,
+                             has_user})
+      .second;
+}
+
+void link_registry::renew(link_core& resumed, const wire::secret& secret) noexcept {
+  const std::lock_guard guard(mutex_);
+  const auto found = links_.find(resumed.wire().link_id());
+  if (found != links_.end() && found->second.core == &resumed) found->second.secret = secret;
 }
 
 void link_registry::remove(link_core& gone) noexcept {
@@ -58,6 +68,16 @@ link_core* link_registry::find(const wire::attach& wanted) noexcept {
   const std::lock_guard guard(mutex_);
   const auto found = links_.find(wanted.link_id);
   if (found == links_.end() || !same(found->second.secret, wanted.secret)) return nullptr;
+  return found->second.core->begin_visit() ? found->second.core : nullptr;
+}
+
+link_core* link_registry::find(const wire::hello& wanted) noexcept {
+  const std::lock_guard guard(mutex_);
+  const auto found = links_.find(wanted.link_id);
+  if (found == links_.end() || !wanted.resume_secret.has_value() ||
+      !same(found->second.resume_secret, *wanted.resume_secret)) {
+    return nullptr;
+  }
   return found->second.core->begin_visit() ? found->second.core : nullptr;
 }
 

@@ -29,16 +29,21 @@ class link_registry {
   /// A reserved newcomer has become a link. False: its id is taken.
   [[nodiscard]] bool add(const wire::secret& id, link_core& added, std::uint32_t user,
                          bool has_user);
+  /// From now on an attach must prove `secret`.
+  void renew(link_core& resumed, const wire::secret& secret) noexcept;
   /// Also gives its reservation back.
   void remove(link_core& gone) noexcept;
   /// The link that the attach proves to belong to, kept alive by a visit; null: no such link, or
   /// the secret is wrong. The comparison takes the same time wherever secrets differ.
   [[nodiscard]] link_core* find(const wire::attach& wanted) noexcept;
+  /// The same for a hello that is to resume.
+  [[nodiscard]] link_core* find(const wire::hello& wanted) noexcept;
 
  private:
   struct entry {
     link_core* core = nullptr;
-    wire::secret secret{};
+    wire::secret secret{};  // of an attach
+    wire::secret resume_secret{};
     std::uint32_t user = 0;
     bool has_user = false;
   };

@@ -25,6 +25,7 @@ int hex_digit(char digit) noexcept {
 }
 
 std::string decode(std::string_view text, std::string_view uri) {
+  if (text.find('\0') != std::string_view::npos) bad_uri(uri, "a zero byte is not allowed");
   std::string plain;
   plain.reserve(text.size());
   for (std::size_t i = 0; i < text.size(); ++i) {
@@ -80,11 +81,14 @@ constexpr field number(std::string_view name, std::uint64_t lowest, std::uint64_
 
 template <auto Member>
 constexpr field numbers(std::string_view name, std::uint64_t lowest, std::uint64_t highest) {
+  using type = std::remove_cvref_t<decltype((std::declval<link_options>().*Member)[0])>;
   return {name, lowest, highest, 4,
           [](const link_options& from, std::size_t i) {
             return static_cast<std::uint64_t>((from.*Member)[i]);
           },
-          [](link_options& to, std::size_t i, std::uint64_t value) { (to.*Member)[i] = value; }};
+          [](link_options& to, std::size_t i, std::uint64_t value) {
+            (to.*Member)[i] = static_cast<type>(value);
+          }};
 }
 
 // A negative duration reads as a huge number here, and so as out of range.
@@ -117,6 +121,10 @@ constexpr std::array fields{
     duration<&link_options::close_timeout>("close_timeout", 1, day_ms),
     duration<&link_options::keepalive>("keepalive", 10, day_ms),
     duration<&link_options::keepalive_timeout>("keepalive_timeout", 10, day_ms),
+    duration<&link_options::survive>("survive", 0, day_ms),
+    duration<&link_options::backoff>("backoff", 1, day_ms),
+    duration<&link_options::backoff_most>("backoff_most", 1, day_ms),
+    numbers<&link_options::resend>("resend", 0, 1),
 };
 
 [[noreturn]] void bad_value(const field& which, std::string_view value) {
@@ -236,10 +244,11 @@ std::string to_uri(const endpoint& address) {
   switch (address.scheme) {
     case scheme::tcp: {
       const bool bracket = address.host.find(':') != std::string::npos;
-      return "tcp://" + (bracket ? "[" + address.host + "]" : address.host) + ":" + address.port;
+      const std::string host = encode(address.host);
+      return "tcp://" + (bracket ? "[" + host + "]" : host) + ":" + address.port;
     }
     case scheme::unix_socket:
-      return "unix:" + encode(address.name);
+      return (address.name.starts_with("//") ? "unix://" : "unix:") + encode(address.name);
     case scheme::inproc:
       return "inproc:" + encode(address.name);
   }

@@ -8,12 +8,14 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -80,7 +82,11 @@ struct peer_identity {
 [[nodiscard]] native_handle accept(native_handle listener, std::error_code& error) noexcept;
 /// Errors: throws std::system_error.
 [[nodiscard]] std::pair<native_handle, native_handle> socket_pair();
-void close(native_handle handle) noexcept;
+/// Ends the connection, or the listening, also where a process that was forked has the socket
+/// still; no_handle: nothing to do.
+void close(native_handle socket) noexcept;
+/// The first half of close(), for sockets that somebody else closes.
+void shut_down(native_handle socket) noexcept;
 /// No more writes; the peer reads the end.
 void shut_down_writing(native_handle socket) noexcept;
 
@@ -126,13 +132,20 @@ void remove_file(const std::string& path) noexcept;
 ///
 /// Errors: throws std::bad_alloc.
 [[nodiscard]] bool pin_thread(unsigned core);
+/// The forks that lie between this process and the first that asked.
+///
+/// Threads: any. Cost: that of reading a variable.
+[[nodiscard]] unsigned generation() noexcept;
 /// Errors: terminates if the system has no randomness.
 void fill_random(std::byte* bytes, std::size_t count) noexcept;
 /// The function that `address` lies in, as linkers know it, or the file and the offset in it, which
 /// addr2line understands; "unknown code" if neither is known. Null is unknown.
 [[nodiscard]] std::string describe_code(const void* address);
-/// The name of the calling thread, as debuggers show it.
-void name_thread(const char* name) noexcept;
+/// Starts a thread of ours: it has a name, as debuggers show it, and what the process is sent is
+/// for other threads to handle. Faults of its own, aborts and profilers still reach it.
+///
+/// Errors: throws std::bad_alloc, or std::system_error if the system has no more threads.
+[[nodiscard]] std::thread start_thread(std::string name, std::function<void()> body);
 
 /// What the platform's own reactor offers: created, or the reason why not.
 struct native_reactor {
@@ -141,7 +154,9 @@ struct native_reactor {
   std::string reason;                  ///< why refused, or what was probed
   std::vector<std::string> features;
 };
-/// Probes and creates; never throws for a refusal. Called on the thread that will turn it.
+/// Probes and creates; a refusal is no error. Called on the thread that will turn it.
+///
+/// Errors: throws std::bad_alloc.
 [[nodiscard]] native_reactor make_native_reactor();
 /// The name of what the portable reactor uses here: "epoll".
 [[nodiscard]] const char* portable_mechanism() noexcept;

@@ -46,12 +46,18 @@ class stream {
  public:
   virtual ~stream() = default;  // after on_closed, or before anything was started
   virtual void start_reading() noexcept = 0;
+  /// When on_written has to be called.
+  enum class notice : std::uint8_t {
+    soon,  ///< as soon as it is true: it ends a wait
+    late,  ///< nobody waits for it: after a success the next wait may end first
+  };
   /// Writes all of the slices, in order. At most one write at a time. True: all of it is with the
   /// system already, and on_written will not be called. Otherwise the bytes must stay until then;
   /// the slices themselves are copied.
   ///
   /// Shape: 1..max_slices slices.
-  [[nodiscard]] virtual bool write(std::span<const platform::io_slice> slices) noexcept = 0;
+  [[nodiscard]] virtual bool write(std::span<const platform::io_slice> slices,
+                                   notice when) noexcept = 0;
   /// Abandons what is under way and closes the descriptor; on_closed follows in a later turn.
   virtual void close() noexcept = 0;
 
@@ -123,8 +129,12 @@ class reactor {
                                                      stream_events& owner) = 0;
   [[nodiscard]] virtual std::unique_ptr<acceptor> listen(platform::native_handle socket,
                                                          accept_events& owner) = 0;
+  /// Errors: throws std::bad_alloc or std::system_error; the handle stays as it is, and `done` is
+  ///         not called.
   virtual void wait(platform::native_handle handle, readiness::kind what, readiness& entry) = 0;
   virtual void cancel_wait(readiness& entry) noexcept = 0;
+  /// Some wait still, or were cancelled and have not been told.
+  [[nodiscard]] bool has_waits() const noexcept { return waits_ != 0; }
 
   /// Hands what is queued to the system, waits at most `limit` for something to happen (zero:
   /// just looks), and reports all that has happened. Ends early after wake().
@@ -132,14 +142,34 @@ class reactor {
   /// Hands what is queued to the system and reports what has happened, without waiting: what a
   /// worker that looks for work calls over and over.
   virtual void poll() noexcept { turn(clock::duration::zero()); }
+  /// Hands what is queued to the system. Call where other work comes between it and turn().
+  virtual void submit() noexcept {}
   /// Threads: any. Sticky: a wake before turn() ends that turn at once.
   virtual void wake() noexcept = 0;
+
+  // For a worker that is driven by another event loop, which waits in the place of turn().
+  /// Call first of all. What is readable from now on when turn() has something to do, which
+  /// includes wake(); no_handle: nobody can wait for it.
+  ///
+  /// Errors: throws std::bad_alloc or std::system_error.
+  [[nodiscard]] virtual platform::native_handle make_pollable() { return platform::no_handle; }
+  /// The handle is not waited for any more: the next turn() makes it unreadable if it can.
+  virtual void handle_was_readable() noexcept {}
+  /// turn() has something to do that the handle does not tell.
+  [[nodiscard]] virtual bool has_more() const noexcept { return false; }
 
   [[nodiscard]] virtual clock::time_point now() const noexcept { return clock::now(); }
   [[nodiscard]] const reactor_counters& counters() const noexcept { return counters_; }
 
  protected:
+  // Once nothing of wait() can fail any more, and before `done`.
+  void wait_begins() noexcept { ++waits_; }
+  void wait_ends() noexcept { --waits_; }
+
   reactor_counters counters_;
+
+ private:
+  std::size_t waits_ = 0;
 };
 
 /// The reactor on Asio: epoll, kqueue or IOCP.

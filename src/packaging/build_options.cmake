@@ -19,6 +19,9 @@ if(HAWSER_SANITIZE)
     -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${HAWSER_SANITIZE})
 endif()
+if(HAWSER_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
 if(HAWSER_COVERAGE)
   add_compile_options(-fprofile-instr-generate -fcoverage-mapping)
   add_link_options(-fprofile-instr-generate)
@@ -34,3 +37,6 @@ find_path(HAWSER_ASIO_INCLUDE_DIR asio.hpp REQUIRED
 add_library(hawser_asio INTERFACE)
 target_include_directories(hawser_asio SYSTEM INTERFACE ${HAWSER_ASIO_INCLUDE_DIR})
 target_compile_definitions(hawser_asio INTERFACE ASIO_STANDALONE ASIO_NO_DEPRECATED)
+# Asio 1.22 does not know that clang has coroutines by now.
+target_compile_definitions(hawser_asio INTERFACE
+  $<$<CXX_COMPILER_ID:Clang>:ASIO_HAS_CO_AWAIT> $<$<CXX_COMPILER_ID:Clang>:ASIO_HAS_STD_COROUTINE>)

@@ -15,7 +15,9 @@ bool offload_base::suspend(std::coroutine_handle<> waiter, const task_context& c
     state_ = state::skipped;
     return false;
   }
-  if (home_->post_blocking(*this)) return true;
+  const errc refusal = home_->post_blocking(*this);
+  if (refusal == errc{}) return true;
+  refusal_ = refusal;
   state_ = state::refused;
   return false;
 }
@@ -37,7 +39,9 @@ void offload_base::run_resume(work& self) noexcept {
 
 void offload_base::require_called() const {
   if (state_ == state::skipped) failure(errc::cancelled, "offload").raise();
-  if (state_ == state::refused) failure(errc::limit_reached, "offload: queue is full").raise();
+  if (state_ != state::refused) return;
+  const bool full = refusal_ == errc::limit_reached;
+  failure(refusal_, full ? "offload: queue is full" : "offload: no thread").raise();
 }
 
 }  // namespace hawser::detail

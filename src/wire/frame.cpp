@@ -174,6 +174,12 @@ frame_bytes encode(const refusal& from) {
   });
 }
 
+errc known_code(std::uint64_t number) noexcept {
+  const bool known = number >= static_cast<std::uint64_t>(errc::closed) &&
+                     number <= static_cast<std::uint64_t>(errc::resource_exhausted);
+  return known ? static_cast<errc>(number) : errc::refused;
+}
+
 std::optional<refusal> decode_refusal(std::span<const std::byte> header) {
   auto in = open(header, kind::refuse, 2);
   if (!in.has_value()) return std::nullopt;
@@ -326,6 +332,30 @@ std::optional<moved> decode_moved(std::span<const std::byte> header) noexcept {
   to.next_normal = in->number();
   to.next_urgent = in->number();
   if (in->failed() || to.channel >= channel_count || to.pipe >= pipe_count) return std::nullopt;
+  return to;
+}
+
+frame_bytes encode(const resumption& from) {
+  return frame(kind::resumed, 5, [&](header_writer& out) {
+    write_numbers(out, from.lost);
+    write_numbers(out, from.granted);
+    write_numbers(out, from.received);
+    write_numbers(out, from.consumed);
+  });
+}
+
+std::optional<resumption> decode_resumed(std::span<const std::byte> header) noexcept {
+  auto in = open(header, kind::resumed, 4);
+  if (!in.has_value()) return std::nullopt;
+  resumption to;
+  read_numbers(*in, to.lost);
+  read_numbers(*in, to.granted);
+  read_numbers(*in, to.received);
+  read_numbers(*in, to.consumed);
+  if (in->failed()) return std::nullopt;
+  for (std::size_t lane = 0; lane < lane_count; ++lane) {
+    if (to.granted[lane] > credit_max || to.received[lane] > to.granted[lane]) return std::nullopt;
+  }
   return to;
 }
 

@@ -42,7 +42,12 @@ enum class kind : std::uint64_t {
   closed = 14,
   moved = 15,
   unknown = 16,
+  resumed = 17,
 };
+
+namespace feature {
+inline constexpr std::uint64_t resume = 1;  // the link outlives its connection
+}  // namespace feature
 
 namespace flag {
 inline constexpr std::uint64_t continued = 1;  // another slice of this message follows in the lane
@@ -112,6 +117,9 @@ struct refusal {
   std::string text;
 };
 
+/// An errc that a peer has sent; refused if there is none of that number.
+[[nodiscard]] errc known_code(std::uint64_t number) noexcept;
+
 struct attach {
   wire::secret link_id{};
   wire::secret secret{};
@@ -124,6 +132,14 @@ struct grant {
   std::uint64_t granted = 0;   // bytes the sender may have spent
   std::uint64_t consumed = 0;  // messages handed to the application
   std::uint64_t received = 0;  // bytes of credit that have arrived
+};
+
+/// Where each lane stands when a link goes on over another connection. Totals, as in a grant.
+struct resumption {
+  lane_numbers lost{};      // messages that this side had sent and will not send again
+  lane_numbers granted{};   // what the other may spend,
+  lane_numbers received{};  // and has spent, as far as it counts
+  lane_numbers consumed{};  // messages of the other that were handed to the application
 };
 
 /// The header of a data frame.
@@ -168,6 +184,7 @@ using frame_bytes = std::vector<std::byte>;
 [[nodiscard]] frame_bytes encode_closed(const lane_numbers& received, const lane_numbers& consumed);
 [[nodiscard]] frame_bytes encode_moved(std::uint64_t channel, std::uint64_t pipe,
                                        std::uint64_t next_normal, std::uint64_t next_urgent);
+[[nodiscard]] frame_bytes encode(const resumption& from);
 
 /// Writes length and header of a data frame.
 ///
@@ -237,6 +254,8 @@ struct moved {
   std::uint64_t next_urgent = 0;
 };
 [[nodiscard]] std::optional<moved> decode_moved(std::span<const std::byte> header) noexcept;
+[[nodiscard]] std::optional<resumption> decode_resumed(
+    std::span<const std::byte> header) noexcept;
 
 /// The header of a data frame; `header_bytes` is where it ends, counted from after the length.
 struct decoded_data {

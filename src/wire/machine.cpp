@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <new>
 
+#include "wire/planted.hpp"
+
 namespace hawser::wire {
 namespace {
 
@@ -11,12 +13,6 @@ constexpr auto ping_gap_usual = std::chrono::seconds(5);
 constexpr auto ping_gap_min = std::chrono::milliseconds(5);  // however often a peer says it pings
 constexpr unsigned ping_strikes_max = 2;
 constexpr unsigned unknown_kinds_max = 16;
-
-errc known_code(std::uint64_t number) noexcept {
-  const bool known = number >= static_cast<std::uint64_t>(errc::closed) &&
-                     number <= static_cast<std::uint64_t>(errc::resource_exhausted);
-  return known ? static_cast<errc>(number) : errc::refused;
-}
 
 std::string peer_said(std::string_view what, const std::error_code& code, std::string_view text) {
   std::string said = "peer ";
@@ -51,11 +47,7 @@ machine::machine(const settings& local, clock::time_point now, bool server)
 }
 
 machine::machine(const settings& local, clock::time_point now) : machine(local, now, false) {
-  hello greeting;
-  greeting.link_id = local_.link_id;
-  greeting.incarnation = local_.incarnation;
-  greeting.limits = local_.local;
-  append(0, encode(greeting));
+  say_hello(false);
 }
 
 machine::machine(const settings& local, const hello& peer, clock::time_point now)
@@ -78,16 +70,9 @@ machine::machine(const settings& local, const hello& peer, clock::time_point now
     refuse(errc::refused, "the link to resume is not held here");
     return;
   }
-  welcome answer;
-  answer.version = std::min(peer.highest, version_highest);
-  answer.link_id = peer.link_id;
-  answer.incarnation = local_.incarnation;
-  answer.attach_secret = local_.attach_secret;
-  answer.resume_secret = local_.resume_secret;
-  answer.limits = local_.local;
-  append(0, encode(answer));
-  established_ = true;
-  happened_.established = true;
+  resumable_ = agrees_to_resume(peer.features);
+  say_welcome(peer);
+  go_online();
 }
 
 machine::~machine() {
@@ -122,6 +107,7 @@ void machine::heard(clock::time_point now) noexcept {
 void machine::close(clock::time_point now) noexcept {
   if (closing_ || ended()) return;
   now_ = now;
+  if (offline_) return end(errc::link_lost, "closed while there was no connection");
   closing_ = true;
   close_deadline_ = now + local_.close_timeout;
   unsaid_ = true;
@@ -133,14 +119,29 @@ void machine::close(clock::time_point now) noexcept {
   happened_.writable = (1U << channel_count) - 1;
 }
 
-void machine::fail(errc code, std::string text) noexcept {
+void machine::fail(errc code, std::string_view text) noexcept {
   if (ended()) return;
   try {
     append(0, encode_close(code, text, {}));
-    ended_.emplace(code, std::move(text));
+    ended_.emplace(code, std::string(text));
   } catch (const std::bad_alloc&) {
     ended_.emplace(errc::resource_exhausted);
   }
+  say_ended();
+}
+
+// Without memory for the words the code has to do.
+void machine::keep_reason(std::optional<failure>& place, errc code, std::string_view why) noexcept {
+  try {
+    place.emplace(code, std::string(why));
+  } catch (const std::bad_alloc&) {
+    place.emplace(code);
+  }
+}
+
+// Without a word to the peer.
+void machine::end(errc code, std::string_view why) noexcept {
+  keep_reason(ended_, code, why);
   say_ended();
 }
 
@@ -151,26 +152,26 @@ void machine::say_ended() noexcept {
 }
 
 void machine::pipe_ended(std::size_t pipe, std::error_code why) noexcept {
-  if (ended()) return;
+  if (ended() || (offline_ && !greeting_)) return;
   // Once both sides are closing, a peer that has all it needs shuts its sockets in any order; only
   // the control pipe decides.
   if (pipe != 0 && closing_ && peer_close_.has_value()) return;
-  const errc code = established_ ? errc::link_lost : errc::refused;
+  const errc code = connections_ != 0 ? errc::link_lost : errc::refused;
   try {
-    ended_.emplace(code, why ? "connection broke: " + why.message()
-                             : std::string(established_ ? "peer has gone without closing"
-                                                        : "peer hung up during the handshake"));
+    break_off(code, why ? "connection broke: " + why.message()
+                        : std::string(established_ ? "peer has gone without closing"
+                                                   : "peer hung up during the handshake"));
   } catch (const std::bad_alloc&) {
-    ended_.emplace(code);
+    break_off(code, {});
   }
-  say_ended();
 }
 
 void machine::handle_close(const wire::closing& from) {
   if (from.code != 0) {
-    ended_.emplace(errc::link_lost, peer_said("gave up", known_code(from.code), from.text));
-    say_ended();
-    return;
+    const errc code = known_code(from.code);
+    const std::string why = peer_said("gave up", code, from.text);
+    if (code == errc::link_lost) return break_off(code, why);
+    return end(errc::link_lost, why);
   }
   if (peer_close_.has_value()) return fail(errc::protocol_violation, "second CLOSE");
   peer_close_ = from;
@@ -181,7 +182,7 @@ void machine::handle_close(const wire::closing& from) {
 }
 
 // All that the peer accepted has arrived: say so, and be done once everything else is said.
-void machine::check_closed() noexcept {
+void machine::check_closed() {
   if (ended() || !peer_close_.has_value()) return;
   lane_numbers received{};
   lane_numbers consumed{};
@@ -197,8 +198,7 @@ void machine::check_closed() noexcept {
     closed_sent_ = true;
   }
   if (close_sent_ && closed_sent_ && closed_received_) {
-    ended_.emplace(errc::closed);
-    say_ended();
+    end(errc::closed, {});
   }
 }
 
@@ -206,7 +206,11 @@ void machine::check_closed() noexcept {
 
 clock::time_point machine::next_deadline() const noexcept {
   if (ended()) return clock::time_point::max();
+  if (offline_) {
+    return greeting_ ? std::min(handshake_deadline_, offline_deadline_) : offline_deadline_;
+  }
   if (!established_) return handshake_deadline_;
+  if (said_all()) return close_deadline_;
   const auto silence =
       ping_pending_ ? ping_sent_ + local_.keepalive_timeout : last_heard_ + local_.keepalive;
   return std::min(silence, close_deadline_);
@@ -215,6 +219,7 @@ clock::time_point machine::next_deadline() const noexcept {
 void machine::tick(clock::time_point now) noexcept {
   now_ = now;
   if (ended()) return;
+  if (offline_) return tick_offline();
   if (!established_) {
     if (now >= handshake_deadline_) fail(errc::timed_out, "no answer to the hello");
     return;
@@ -222,17 +227,37 @@ void machine::tick(clock::time_point now) noexcept {
   if (now >= close_deadline_) {
     return fail(errc::link_lost, "peer did not finish closing in time");
   }
+  if (said_all()) return;
   if (ping_pending_) {
-    if (now >= ping_sent_ + local_.keepalive_timeout) fail(errc::link_lost, "peer fell silent");
-    return;
+    if (now < ping_sent_ + local_.keepalive_timeout) return;
+    constexpr const char* why = "peer fell silent";
+    return may_survive() ? break_off(errc::link_lost, why) : fail(errc::link_lost, why);
   }
   if (now < last_heard_ + local_.keepalive) return;
+  shed_memory();
   try {
     append(0, encode_token(kind::ping, ++ping_token_));
     ping_pending_ = true;
     ping_sent_ = now;
   } catch (const std::bad_alloc&) {
     fail(errc::resource_exhausted, "no memory for a ping");
+  }
+}
+
+void machine::tick_offline() noexcept {
+  if (now_ >= offline_deadline_) {
+    return end_offline();
+  }
+  if (greeting_ && now_ >= handshake_deadline_) {
+    break_off(errc::link_lost, "no answer to the hello");
+  }
+}
+
+void machine::end_offline() noexcept {
+  try {
+    end(errc::link_lost, "no connection for too long: " + broken_by_->text());
+  } catch (const std::bad_alloc&) {
+    end(errc::link_lost, "no connection for too long");
   }
 }
 
@@ -251,6 +276,7 @@ void machine::handle_ping(std::uint64_t token) {
   }
   last_ping_from_peer_ = now_;
   pong_due_ = token;
+  shed_memory();
 }
 
 // ---- frames that are not data ---------------------------------------------------------------
@@ -269,13 +295,18 @@ void machine::handle_control(std::size_t pipe, kind what, std::span<const std::b
     }
     if (what == kind::refuse) {
       const auto from = decode_refusal(header);
-      if (!from.has_value()) return malformed("refuse");
-      ended_.emplace(known_code(static_cast<std::uint64_t>(from->code)), "refused: " + from->text);
-      return say_ended();  // the peer has hung up: nothing to tell it
+      return from.has_value() ? handle_refusal(*from) : malformed("refuse");
     }
     return fail(errc::protocol_violation, "expected welcome or refuse");
   }
+  if (offline_ && what != kind::resumed) {
+    return fail(errc::protocol_violation, "expected RESUMED");
+  }
   switch (what) {
+    case kind::resumed: {
+      const auto from = decode_resumed(header);
+      return from.has_value() ? handle_resumed(*from) : malformed("resumed");
+    }
     case kind::credit: {
       const auto from = decode_credit(header);
       return from.has_value() ? handle_credit(*from) : malformed("credit");
@@ -336,24 +367,10 @@ void machine::handle_control(std::size_t pipe, kind what, std::span<const std::b
     case kind::data:
       break;
   }
-  if (unknown_kinds_answered_ < unknown_kinds_max) {
+  if (unknown_kinds_answered_ < unknown_kinds_max && !said_all()) {
     ++unknown_kinds_answered_;
     append(0, encode_token(kind::unknown, static_cast<std::uint64_t>(what)));
   }
-}
-
-void machine::handle_welcome(const welcome& from) {
-  if (from.version < version_lowest || from.version > version_highest) {
-    return fail(errc::unsupported, "peer chose version " + std::to_string(from.version));
-  }
-  if (from.link_id != local_.link_id) {
-    return fail(errc::protocol_violation, "welcome to another link");
-  }
-  local_.attach_secret = from.attach_secret;
-  local_.resume_secret = from.resume_secret;
-  adopt_limits(from.limits);
-  established_ = true;
-  happened_.established = true;
 }
 
 void machine::handle_credit(const grants& from) {
@@ -366,12 +383,14 @@ void machine::handle_credit(const grants& from) {
     // All three only grow, so a late or doubled frame changes nothing.
     lane.granted = std::max(lane.granted, each.granted);
     lane.consumed = std::max(lane.consumed, each.consumed);
+    forget_consumed(lane);
     if (lane.sent < lane.consumed) {  // the system had it, whatever it has told us yet
       lane.sent = lane.consumed;
       happened_.flushed |= 1U << (each.lane / 2);
     }
     lane.peer_received = std::max(lane.peer_received, each.received);
     settle_growth(each.lane);
+    if (has(planted::wakeup_lost)) continue;
     if (std::exchange(lane.blocked, false)) happened_.writable |= 1U << (each.lane / 2);
   }
 }
@@ -403,15 +422,23 @@ bool machine::at_end(std::size_t channel) const noexcept {
 }
 
 lane_counts machine::counts(std::size_t lane) const noexcept {
-  return {tx_[lane].accepted, tx_[lane].sent, tx_[lane].consumed, rx_[lane].received,
-          taken(lane)};
+  const tx_lane& to = tx_[lane];
+  const rx_lane& from = rx_[lane];
+  const std::uint64_t received = from.received_before + from.received;
+  return {.accepted = accepted(lane),
+          .sent = sent(lane),
+          .consumed = to.consumed_before + to.consumed,
+          .received = received,
+          .taken = received - arrived_[lane / 2].of(lane).size(),
+          .lost = to.lost,
+          .missed = from.missed_before + from.missed};
 }
 
 std::size_t machine::memory_in_use() const noexcept {
   std::size_t bytes = 0;
   for (std::size_t lane = 0; lane < lane_count; ++lane) {
     const partial_message& partial = rx_[lane].partial;
-    bytes += tx_[lane].queued_bytes + partial.whole.size();
+    bytes += tx_[lane].queued_bytes + tx_[lane].kept_bytes + partial.whole.size();
     for (const buffer& slice : partial.early) bytes += slice.size();
   }
   for (std::size_t pipe = 0; pipe < pipe_count; ++pipe) {

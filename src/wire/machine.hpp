@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstddef>
@@ -37,6 +38,8 @@ struct settings {
   clock::duration close_timeout = std::chrono::seconds(5);
   clock::duration keepalive = std::chrono::seconds(20);
   clock::duration keepalive_timeout = std::chrono::seconds(20);
+  clock::duration survive{};  ///< without a connection; zero: the link ends with it
+  std::array<bool, channel_count> resend{};
 };
 
 /// What has happened since the last look: flags instead of callbacks, so that nothing re-enters.
@@ -46,6 +49,7 @@ struct happenings {
   unsigned flushed = 0;        ///< more is with the system
   unsigned attach_wanted = 0;  ///< client: this channel deserves a pipe of its own
   bool established = false;
+  bool broken = false;  ///< the connection is gone, the link is not: close the pipes
   bool ended = false;
 };
 
@@ -63,6 +67,8 @@ struct lane_counts {
   std::uint64_t consumed = 0;
   std::uint64_t received = 0;
   std::uint64_t taken = 0;
+  std::uint64_t lost = 0;
+  std::uint64_t missed = 0;
 };
 
 /// The protocol of a link, without I/O: it is fed bytes and a clock, and emits bytes and events.
@@ -74,6 +80,14 @@ struct lane_counts {
 ///   server: made from a hello -> open
 ///   open -> closing (close() or the peer's CLOSE) -> ended: closed
 ///   any -> ended: a failure (violation, silence, end of a pipe)
+///
+/// A link that survives goes another way when it was open and its connection ends:
+///
+///   open -> offline -> leave_connection() -> client: greet(), server: welcome_back()
+///        -> handshake -> open, or offline again
+///   offline -> ended: for too long, or close()
+///
+/// Meanwhile it accepts messages as far as its credit goes, and what arrived can be taken.
 ///
 /// Threads: one.
 class machine {
@@ -115,13 +129,16 @@ class machine {
     return out_[pipe].pieces.at(index).bytes;
   }
   void written(std::size_t pipe) noexcept;
+  /// Whether something here depends on when the last gathering is written(): output that did not
+  /// fit into it, a sender that was told to wait, memory of a message. Not: who looks at sent().
+  [[nodiscard]] bool awaits_written(std::size_t pipe) const noexcept;
   /// Lets go of all that was accepted and not written, and of what has half arrived. After ended(),
   /// when nobody writes any more.
   void drop_output() noexcept;
   /// Cheap: is it worth calling gather()?
   [[nodiscard]] bool has_output(std::size_t pipe) const noexcept {
     const tx_pipe& out = out_[pipe];
-    if (out.in_flight != 0) return false;
+    if (out.in_flight != 0 || (offline_ && !greeting_)) return false;
     if (!out.pieces.empty()) return true;
     if (out.backlog == 0 && (pipe != 0 || !may_have_control())) return false;
     return would_frame(pipe);
@@ -133,6 +150,35 @@ class machine {
   void attached(std::size_t channel) noexcept;
   [[nodiscard]] bool attach_allowed(std::size_t channel) const noexcept;
   [[nodiscard]] unsigned pipes() const noexcept;
+
+  // ---- one connection after another ------------------------------------------------------
+
+  /// There is no connection on which messages can pass, but may be again.
+  [[nodiscard]] bool offline() const noexcept { return offline_; }
+  /// Of an offline link: a handshake is under way.
+  [[nodiscard]] bool greeting() const noexcept { return greeting_; }
+  /// The connection is of no use any more: another takes its place, or the link ends.
+  void break_off(errc code, std::string_view why) noexcept;
+  /// Offline and all pipes are closed: lets go of what was half sent and half received.
+  void leave_connection(clock::time_point now) noexcept;
+  /// Client: a new connection begins; it resumes the link if the peer agreed to hold it. False: not
+  /// yet, the application still has to take what an earlier session left.
+  ///
+  /// Shape: leave_connection() was called; `fresh_id` is for a link that cannot be resumed.
+  [[nodiscard]] bool greet(const secret& fresh_id, clock::time_point now) noexcept;
+  /// Server: the peer resumes the link; that it may was checked. Shape: leave_connection() was
+  /// called.
+  void welcome_back(const hello& peer, const secret& attach_secret,
+                    clock::time_point now) noexcept;
+  /// The peer has agreed to resume.
+  [[nodiscard]] bool resumable() const noexcept { return resumable_; }
+  [[nodiscard]] bool may_resume(const hello& peer) const noexcept;
+  /// How many connections there have been; zero before the first handshake is done.
+  [[nodiscard]] std::uint64_t connections() const noexcept { return connections_; }
+  /// The peer holds what it held before this connection.
+  [[nodiscard]] bool resumed() const noexcept { return resumed_; }
+  /// Why the connection went; of an offline link.
+  [[nodiscard]] const failure& broken_by() const noexcept { return *broken_by_; }
 
   // ---- application -----------------------------------------------------------------------
 
@@ -178,7 +224,8 @@ class machine {
   /// Closes in order: what was accepted still goes.
   void close(clock::time_point now) noexcept;
   /// Gives up at once; tells the peer why if that is possible.
-  void fail(errc code, std::string text) noexcept;
+  /// Without memory for the text the link fails with errc::resource_exhausted.
+  void fail(errc code, std::string_view text) noexcept;
 
   [[nodiscard]] happenings take_happenings() noexcept { return std::exchange(happened_, {}); }
   [[nodiscard]] bool established() const noexcept { return established_; }
@@ -187,20 +234,27 @@ class machine {
   [[nodiscard]] bool ended() const noexcept { return ended_.has_value(); }
   [[nodiscard]] const failure& why() const noexcept { return *ended_; }
   [[nodiscard]] lane_counts counts(std::size_t lane) const noexcept;
-  /// All messages accepted so far on the lane are with the system up to this sequence.
-  [[nodiscard]] std::uint64_t sent(std::size_t lane) const noexcept { return tx_[lane].sent; }
+  /// All messages accepted so far on the lane are with the system, or given up, up to this number.
+  [[nodiscard]] std::uint64_t sent(std::size_t lane) const noexcept {
+    return tx_[lane].past + tx_[lane].sent;
+  }
   [[nodiscard]] std::uint64_t accepted(std::size_t lane) const noexcept {
-    return tx_[lane].accepted;
+    return tx_[lane].past + tx_[lane].accepted;
   }
   /// The credit left to spend, for tests.
   [[nodiscard]] std::int64_t available(std::size_t lane) const noexcept {
     return static_cast<std::int64_t>(tx_[lane].granted - tx_[lane].spent - tx_[lane].reserved);
+  }
+  /// The credit that arrived with messages which are not released, for tests.
+  [[nodiscard]] std::int64_t held_credit(std::size_t lane) const noexcept {
+    return static_cast<std::int64_t>(rx_[lane].arrived - rx_[lane].released);
   }
   /// Bytes the machine keeps for messages that are on their way, in or out; not those it has
   /// received whole, which the credit bounds. For tests and statistics.
   [[nodiscard]] std::size_t memory_in_use() const noexcept;
   [[nodiscard]] const secret& link_id() const noexcept { return local_.link_id; }
   [[nodiscard]] const secret& attach_secret() const noexcept { return local_.attach_secret; }
+  [[nodiscard]] const secret& resume_secret() const noexcept { return local_.resume_secret; }
   [[nodiscard]] const limits& peer_limits() const noexcept { return peer_; }
   /// What we announce: the settings, raised to what version 1 grants before the handshake.
   [[nodiscard]] const limits& local_limits() const noexcept { return local_.local; }
@@ -215,6 +269,12 @@ class machine {
     message owned;
     std::size_t offset = 0;
     std::uint64_t reserve_left;
+    bool covered = reserve_left != 0;  // by credit; otherwise it leaves as credit comes
+  };
+  // A message that is with the system, until the peer's application has it.
+  struct kept_message {
+    shared_buffer payload;
+    message_header header;
   };
   struct tx_pipe;
   struct tx_lane {
@@ -237,6 +297,15 @@ class machine {
     bool abandoned = false;  // the last of the backlog was growing when the link closed
     bool blocked = false;    // somebody was told to wait
     detail::ring<outbound> backlog;
+    // What connections that broke have left. The numbers above begin anew with each session at the
+    // peer; where it is resumed, with what the peer has received.
+    std::size_t uncovered = 0;    // accepted messages in the backlog for which credit is missing
+    std::uint64_t past = 0;       // messages of earlier times, consumed or lost
+    std::uint64_t consumed_before = 0;
+    std::uint64_t lost = 0;       // in all
+    std::uint64_t lost_here = 0;  // in this session
+    std::size_t kept_bytes = 0;
+    detail::ring<kept_message> kept_messages;  // the last that were framed and not consumed
   };
   struct piece {
     std::span<const std::byte> bytes;
@@ -258,6 +327,7 @@ class machine {
     unsigned lanes = 0;    // bit per lane that rides here
     lane_numbers marks{};  // framed, by lane, when everything was gathered
     bool marked = false;
+    bool lends = false;  // a piece refers to memory of a message
     std::size_t backlog = 0;  // messages in lanes that ride here
     std::uint64_t virtual_now = 0;
   };
@@ -292,19 +362,30 @@ class machine {
   [[nodiscard]] std::byte* room(tx_pipe& pipe, std::size_t bytes);
   static void settle(tx_pipe& pipe) noexcept;
   static void end_piece(tx_pipe& pipe) noexcept;
+  void shed_memory() noexcept;
   void append(std::size_t pipe, std::span<const std::byte> bytes);
   void append_piece(tx_pipe& pipe, std::span<const std::byte> bytes, message&& owned);
   void pump(std::size_t pipe);
   void pump_control();
   [[nodiscard]] std::optional<std::size_t> next_lane(std::size_t pipe) const noexcept;
   [[nodiscard]] std::size_t next_slice(std::size_t lane) const noexcept;
+  [[nodiscard]] std::size_t uncovered_slice(std::size_t lane, const outbound& next,
+                                            std::size_t wanted) const noexcept;
   void frame_slice(std::size_t lane);
   void settle_growth(std::size_t lane) noexcept;
   [[nodiscard]] bool may_have_control() const noexcept {
     return grants_due_ != 0 || unsaid_ || pong_due_.has_value();
   }
   [[nodiscard]] bool would_frame(std::size_t pipe) const noexcept;
+  /// Nothing follows our last word: the peer may close its socket behind it, and what came later
+  /// would make of that a reset, in which its own last word is lost.
+  [[nodiscard]] bool said_all() const noexcept { return close_sent_ && closed_sent_; }
   void finish_moves() noexcept;
+  [[nodiscard]] bool resends(std::size_t lane) const noexcept {
+    return local_.resend[lane / 2] && survives();
+  }
+  static void forget_consumed(tx_lane& lane) noexcept;
+  static void drop_pieces(tx_pipe& pipe) noexcept;
   [[nodiscard]] bool drained(std::size_t channel) const noexcept;
   [[nodiscard]] bool may_end(std::size_t channel) const noexcept;
   void use(std::size_t channel) noexcept {
@@ -338,6 +419,9 @@ class machine {
     std::uint64_t grant_at = 0;  // released, from where on a grant may be due
     std::uint64_t received = 0;  // messages
     std::uint64_t told_received = 0;
+    std::uint64_t received_before = 0;  // in earlier sessions
+    std::uint64_t missed = 0;           // lost on the way, as the peer says
+    std::uint64_t missed_before = 0;
     partial_message partial;
   };
   struct rx_pipe {
@@ -387,8 +471,10 @@ class machine {
   inbound& deliver(std::size_t lane, const data_header& header, std::uint64_t cost);
   void handle_control(std::size_t pipe, kind what, std::span<const std::byte> header);
   void handle_welcome(const welcome& from);
+  // Of this session: what earlier ones left is taken first.
   [[nodiscard]] std::uint64_t taken(std::size_t lane) const noexcept {
-    return rx_[lane].received - arrived_[lane / 2].of(lane).size();
+    const std::uint64_t received = rx_[lane].received;
+    return received - std::min<std::uint64_t>(received, arrived_[lane / 2].of(lane).size());
   }
   void handle_credit(const grants& from);
   void handle_close(const wire::closing& from);
@@ -398,13 +484,41 @@ class machine {
   [[nodiscard]] std::uint64_t grant_target(std::size_t lane) const noexcept;
   void settle_release(std::size_t lane, std::uint64_t cost, bool reassembled) noexcept;
   void raise_grant(std::size_t lane, std::uint64_t granted) noexcept;
+  [[nodiscard]] std::uint64_t grant_step(std::size_t lane) const noexcept;
   void consider_grant(std::size_t lane) noexcept;
   void check_end(std::size_t channel) noexcept;
-  void check_closed() noexcept;
+  void check_closed();
   void adopt_limits(const limits& peer) noexcept;
   void heard(clock::time_point now) noexcept;
   [[nodiscard]] bool can_share(detail::block* block) noexcept;
   void say_ended() noexcept;
+  static void keep_reason(std::optional<failure>& place, errc code, std::string_view why) noexcept;
+  void end(errc code, std::string_view why) noexcept;
+  void end_offline() noexcept;
+
+  // -- one connection after another
+  [[nodiscard]] bool survives() const noexcept {
+    return local_.survive > clock::duration::zero();
+  }
+  /// What the features of a hello or welcome mean to us.
+  [[nodiscard]] bool agrees_to_resume(std::uint64_t features) const noexcept {
+    return survives() && (features & feature::resume) != 0;
+  }
+  [[nodiscard]] bool may_survive() const noexcept {
+    return survives() && connections_ != 0 && !closing_ && (!server_ || resumable_);
+  }
+  [[nodiscard]] bool owes_nothing_old() const noexcept;
+  void say_hello(bool resume);
+  void begin_session();
+  void leave_pipes() noexcept;
+  [[nodiscard]] bool rewind(const lane_numbers& received);
+  void rewind_lane(std::size_t lane, std::uint64_t arrived);
+  void say_welcome(const hello& peer);
+  void say_resumed();
+  void handle_refusal(const refusal& from);
+  void handle_resumed(const resumption& from);
+  void go_online() noexcept;
+  void tick_offline() noexcept;
 
   settings local_;
   limits peer_;
@@ -414,6 +528,15 @@ class machine {
   bool close_sent_ = false;
   bool closed_sent_ = false;
   bool closed_received_ = false;
+  bool offline_ = false;
+  bool greeting_ = false;
+  bool resumable_ = false;
+  bool resuming_ = false;  // this handshake is to resume
+  bool resumed_ = false;
+  bool session_open_ = false;  // the peer has been reached since it began
+  std::uint64_t connections_ = 0;
+  clock::time_point offline_deadline_ = clock::time_point::max();
+  std::optional<failure> broken_by_;
   std::optional<failure> ended_;
   happenings happened_;
 

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "wire/machine.hpp"
+#include "wire/planted.hpp"
 
 namespace hawser::wire {
 namespace {
@@ -14,6 +15,7 @@ constexpr std::size_t stream_from = 16 << 10;  // frames from this size are fill
 constexpr std::size_t header_bytes_usual = 64;  // most headers of large frames end before
 constexpr std::size_t direct_from = 4096;       // a rest below this is not worth a read of its own
 constexpr std::size_t shared_report_bytes = 64 << 10;
+constexpr std::size_t resume_report_bytes = 64 << 10;  // what may have to be sent again
 constexpr std::size_t header_room = header_bytes_max - length_bytes;
 
 std::size_t length_of(std::span<const std::byte> frame) noexcept {
@@ -24,6 +26,7 @@ std::size_t length_of(std::span<const std::byte> frame) noexcept {
 
 void machine::receive(std::size_t pipe, detail::block* filled, std::size_t bytes,
                       clock::time_point now) noexcept {
+  if (offline_ && !greeting_) return detail::release(filled);
   heard(now);
   try {
     consume(pipe, filled, bytes);
@@ -133,8 +136,8 @@ bool machine::open_way(rx_lane& to, std::size_t lane) noexcept {
   const std::size_t channel = lane / 2;
   const rx_channel& from = rx_channel_[channel];
   const bool shared_bulk = channel == channel_count - 1 && from.pipe == 0;
-  if (!established_ || from.end.has_value() || to.partial.active || peer_close_.has_value() ||
-      shared_bulk) {
+  if (!established_ || offline_ || from.end.has_value() || to.partial.active ||
+      peer_close_.has_value() || shared_bulk) {
     return false;
   }
   use(channel);
@@ -306,11 +309,12 @@ void machine::end_stream(std::size_t pipe) {
 
 std::span<std::byte> machine::direct_space(std::size_t pipe) noexcept {
   rx_pipe& in = in_[pipe];
-  if (ended() || in.held || !in.streaming || in.stream_left < direct_from) return {};
+  if (ended() || offline_ || in.held || !in.streaming || in.stream_left < direct_from) return {};
   return {in.stream_to, in.stream_left};
 }
 
 void machine::receive_direct(std::size_t pipe, std::size_t bytes, clock::time_point now) noexcept {
+  if (offline_) return;
   heard(now);
   rx_pipe& in = in_[pipe];
   in.stream_to += bytes;
@@ -392,7 +396,10 @@ bool machine::check_data(std::size_t pipe, const data_header& header, std::size_
     fail(errc::protocol_violation, what);
     return false;
   };
-  if (!established_) return violation("data before the welcome");
+  // An attached pipe may be faster than RESUMED on pipe 0, behind which MOVED comes.
+  if (!established_ || (offline_ && pipe == 0)) {
+    return violation("data before the handshake is done");
+  }
   const std::size_t channel = header.channel;
   const std::size_t lane = lane_of(header);
   if (rx_channel_[channel].pipe != pipe) {
@@ -500,6 +507,9 @@ void machine::accept_slice(std::size_t lane, const data_header& header,
                            std::uint64_t cost) {
   partial_message& partial = rx_[lane].partial;
   if (!partial.active) {
+    if (has(planted::delivered_twice) && rx_[lane].received % 10 == 7) {
+      deliver(lane, header, cost).payload = buffer::copy_of(owned.bytes());
+    }
     deliver(lane, header, cost).payload = std::move(owned);
     if (peer_close_.has_value()) check_closed();
     return;
@@ -536,7 +546,7 @@ void machine::finish_partial(std::size_t lane) {
 // ---- the application's side -----------------------------------------------------------------
 
 void machine::settle_release(std::size_t lane, std::uint64_t cost, bool reassembled) noexcept {
-  if (ended()) return;
+  if (ended() || (lane % 2 == 1 && has(planted::credit_forgotten))) return;
   if (reassembled) {
     reassembly_in_use_ -= static_cast<std::size_t>(cost);
     try {
@@ -550,15 +560,23 @@ void machine::settle_release(std::size_t lane, std::uint64_t cost, bool reassemb
 
 std::uint64_t machine::grant_target(std::size_t lane) const noexcept {
   const rx_lane& from = rx_[lane];
-  const std::uint64_t usual = from.released + local_.local.window[lane];
+  // What an earlier session left is a debt: released may be below zero.
+  const auto free = static_cast<std::int64_t>(from.released + local_.local.window[lane]);
+  const auto usual = static_cast<std::uint64_t>(std::max<std::int64_t>(free, 0));
   const bool whole_message = from.partial.active && from.partial.budgeted;
   return whole_message ? std::max(usual, from.partial.grant_floor) : usual;
 }
 
 void machine::raise_grant(std::size_t lane, std::uint64_t granted) noexcept {
   const std::uint64_t window = local_.local.window[lane];
+  const std::uint64_t next = granted + grant_step(lane);
   rx_[lane].granted = granted;
-  rx_[lane].grant_at = granted - window + window / 4;
+  rx_[lane].grant_at = next > window ? next - window : 0;
+}
+
+std::uint64_t machine::grant_step(std::size_t lane) const noexcept {
+  const std::uint64_t quarter = local_.local.window[lane] / 4;
+  return resumable_ ? std::min<std::uint64_t>(quarter, resume_report_bytes) : quarter;
 }
 
 // A grant is worth a frame once it is a quarter of the window, or lets a large message come.
@@ -567,7 +585,7 @@ void machine::consider_grant(std::size_t lane) noexcept {
   const std::uint64_t target = grant_target(lane);
   if (target <= from.granted) return;
   const bool awaited = from.partial.active && from.partial.grant_floor > from.granted;
-  if (awaited || target - from.granted >= local_.local.window[lane] / 4) grants_due_ |= 1U << lane;
+  if (awaited || target - from.granted >= grant_step(lane)) grants_due_ |= 1U << lane;
 }
 
 // ---- moving from pipe to pipe ---------------------------------------------------------------
@@ -606,7 +624,7 @@ void machine::replay(std::size_t pipe) {
   rx_pipe& in = in_[pipe];
   if (!std::exchange(in.held, false)) return;
   const std::vector<std::byte> stash = std::exchange(in.stash, {});
-  if (stash.empty()) return;
+  if (stash.empty() || has(planted::stash_lost)) return;
   detail::block* copy = detail::allocate_block(stash.size());
   std::memcpy(copy->data(), stash.data(), stash.size());
   consume(pipe, copy, stash.size());

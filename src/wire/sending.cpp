@@ -7,11 +7,13 @@
 #include <new>
 
 #include "wire/machine.hpp"
+#include "wire/planted.hpp"
 
 namespace hawser::wire {
 namespace {
 
 constexpr std::size_t out_block_bytes = 64 << 10;
+constexpr std::size_t first_block_bytes = 256;  // for a handshake or a ping: some send no more
 constexpr std::size_t copy_below = 4096;         // smaller payloads are gathered by copying
 constexpr std::size_t framed_max_own = 1 << 20;  // framed but unsent, on a pipe of its own
 constexpr std::size_t framed_max_shared = 128 << 10;
@@ -45,6 +47,10 @@ verdict machine::admit(std::size_t lane, std::size_t bytes, const message_header
   const std::size_t channel = lane / 2;
   tx_lane& to = tx_[lane];
   if (ended() || closing_ || tx_channel_[channel].finished) return verdict::ended;
+  if (offline_) {
+    to.blocked = true;
+    return verdict::blocked;
+  }
   if (bytes > peer_.message_bytes[channel]) return verdict::too_large;
   const std::uint64_t single =
       frame_cost(data_prefix_bytes(header_of(lane, header)), bytes) + message_overhead;
@@ -55,8 +61,9 @@ verdict machine::admit(std::size_t lane, std::size_t bytes, const message_header
   }
   cost = is_single ? single : message_cost_bound(bytes);
   const auto left = static_cast<std::uint64_t>(available(lane));
-  if (to.growing ||
-      to.queued_bytes + unsent(out_[tx_channel_[channel].pipe]) >= local_.queue_bytes) {
+  if (to.growing || to.uncovered != 0 ||
+      to.queued_bytes + to.kept_bytes + unsent(out_[tx_channel_[channel].pipe]) >=
+          local_.queue_bytes) {
     to.blocked = true;
     return verdict::blocked;
   }
@@ -71,7 +78,7 @@ verdict machine::admit(std::size_t lane, std::size_t bytes, const message_header
 bool machine::may_frame_now(std::size_t lane) const noexcept {
   const tx_channel& channel = tx_channel_[lane / 2];
   const tx_pipe& pipe = out_[channel.pipe];
-  if (channel.moving || channel.move_wanted || pipe.backlog != 0) return false;
+  if (channel.moving || channel.move_wanted || pipe.backlog != 0 || resends(lane)) return false;
   if (unsent(pipe) >= framed_max(channel.pipe)) return false;
   const bool shared_bulk = lane / 2 == channel_count - 1 && channel.pipe == 0;
   return !shared_bulk ||
@@ -92,7 +99,7 @@ bool machine::open_way(tx_lane& to, std::size_t lane) noexcept {
   tx_pipe& pipe = out_[state.pipe];
   const bool shared_bulk = channel == channel_count - 1 && state.pipe == 0;
   if (pipe.backlog != 0 || unsent(pipe) >= quick_limit() || state.moving || state.move_wanted ||
-      state.finished || closing_ || ended() || shared_bulk) {
+      state.finished || closing_ || offline_ || ended() || shared_bulk || resends(lane)) {
     return false;
   }
   use(channel);
@@ -259,7 +266,8 @@ std::byte* machine::room(tx_pipe& pipe, std::size_t bytes) {
       pipe.next = pipe.open->data();  // all of it was written: start over in warm memory
     }
     if (bytes > static_cast<std::size_t>(pipe.end - pipe.next)) {
-      detail::block* fresh = detail::allocate_block(std::max(bytes, out_block_bytes));
+      const std::size_t usual = pipe.open == nullptr ? first_block_bytes : out_block_bytes;
+      detail::block* fresh = detail::allocate_block(std::max(bytes, usual));
       if (pipe.open != nullptr) detail::release(pipe.open);
       pipe.open = fresh;
       pipe.next = fresh->data();
@@ -280,6 +288,15 @@ std::byte* machine::room(tx_pipe& pipe, std::size_t bytes) {
   return start;
 }
 
+// Of a link on which nothing was said for long.
+void machine::shed_memory() noexcept {
+  for (tx_pipe& pipe : out_) {
+    if (!pipe.pieces.empty() || pipe.open == nullptr) continue;
+    detail::release(std::exchange(pipe.open, nullptr));
+    pipe.next = pipe.until = pipe.settled = pipe.end = nullptr;
+  }
+}
+
 void machine::append(std::size_t pipe, std::span<const std::byte> bytes) {
   std::memcpy(room(out_[pipe], bytes.size()), bytes.data(), bytes.size());
 }
@@ -289,16 +306,17 @@ void machine::append_piece(tx_pipe& pipe, std::span<const std::byte> bytes, mess
   piece& added = pipe.pieces.emplace();
   added.bytes = bytes;
   added.owned = std::move(owned);
+  pipe.lends = true;
   pipe.unsent_bytes += bytes.size();
   pipe.appended += bytes.size();
 }
 
 std::size_t machine::gather(std::size_t pipe, std::size_t most) noexcept {
   tx_pipe& out = out_[pipe];
-  if (out.in_flight != 0) return 0;
+  if (out.in_flight != 0 || (offline_ && !greeting_)) return 0;
   try {
     if (!ended() && pipe == 0) pump_control();
-    if (!ended() && out.backlog != 0) {
+    if (!ended() && !offline_ && out.backlog != 0) {
       pump(pipe);
       if (pipe == 0) pump_control();  // the last backlog may have left just now
     }
@@ -329,6 +347,7 @@ void machine::written(std::size_t pipe) noexcept {
     if (out.pieces.front().block != nullptr) detail::release(out.pieces.front().block);
     out.pieces.pop();
   }
+  out.lends = out.lends && !out.pieces.empty();
   out.unsent_bytes -= out.in_flight_bytes;
   out.written += out.in_flight_bytes;
   for (unsigned left = out.lanes; left != 0; left &= left - 1) {
@@ -340,6 +359,16 @@ void machine::written(std::size_t pipe) noexcept {
     if (std::exchange(tx_[lane].blocked, false)) happened_.writable |= 1U << (lane / 2);
   }
   if (pipe == 0 && moving_ != 0) finish_moves();
+}
+
+bool machine::awaits_written(std::size_t pipe) const noexcept {
+  const tx_pipe& out = out_[pipe];
+  if (!out.marked || out.lends || out.backlog != 0 || closing_ || ended()) return true;
+  if (pipe == 0 && (moving_ != 0 || may_have_control())) return true;
+  for (unsigned left = out.lanes; left != 0; left &= left - 1) {
+    if (tx_[static_cast<std::size_t>(std::countr_zero(left))].blocked) return true;
+  }
+  return false;
 }
 
 // Whose MOVED is with the system rides on its own pipe from now on.
@@ -367,17 +396,24 @@ void machine::finish_moves() noexcept {
   }
 }
 
+void machine::drop_pieces(tx_pipe& pipe) noexcept {
+  for (; !pipe.pieces.empty(); pipe.pieces.pop()) {
+    if (pipe.pieces.front().block != nullptr) detail::release(pipe.pieces.front().block);
+  }
+  pipe.in_flight = pipe.unsent_bytes = pipe.in_flight_bytes = 0;
+  pipe.lends = false;
+  pipe.until = pipe.settled = pipe.next;
+}
+
 void machine::drop_output() noexcept {
   for (auto& pipe : out_) {
-    for (; !pipe.pieces.empty(); pipe.pieces.pop()) {
-      if (pipe.pieces.front().block != nullptr) detail::release(pipe.pieces.front().block);
-    }
-    pipe.in_flight = pipe.unsent_bytes = pipe.in_flight_bytes = pipe.backlog = 0;
-    pipe.until = pipe.settled = pipe.next;
+    drop_pieces(pipe);
+    pipe.backlog = 0;
   }
   for (auto& lane : tx_) {
     lane.backlog.clear();
-    lane.queued_bytes = 0;
+    lane.kept_messages.clear();
+    lane.queued_bytes = lane.kept_bytes = 0;
   }
   for (auto& lane : rx_) lane.partial = {};
   for (auto& pipe : in_) pipe = {};
@@ -386,8 +422,9 @@ void machine::drop_output() noexcept {
 // Nothing is framed; is there what gather() would frame?
 bool machine::would_frame(std::size_t pipe) const noexcept {
   if (ended()) return false;
-  if (out_[pipe].backlog != 0 && next_lane(pipe).has_value()) return true;
+  if (!offline_ && out_[pipe].backlog != 0 && next_lane(pipe).has_value()) return true;
   if (pipe != 0 || !established_) return false;
+  if (said_all() && !has(planted::due_for_ever)) return false;
   if (grants_due_ != 0 || pong_due_.has_value()) return true;
   if (!unsaid_) return false;
   bool all_drained = true;
@@ -421,9 +458,10 @@ bool machine::may_end(std::size_t channel) const noexcept {
 
 void machine::pump_control() {
   if (!established_) return;
-  if (close_sent_ && closed_sent_) {  // nothing follows our last word
+  if (said_all()) {
     pong_due_.reset();
     grants_due_ = 0;
+    unsaid_ = unsaid_ && has(planted::due_for_ever);
     return;
   }
   if (pong_due_.has_value()) append(0, encode_token(kind::pong, *std::exchange(pong_due_, {})));
@@ -463,7 +501,7 @@ void machine::pump_control() {
     unsaid_ = unsaid_ || may_end(channel);
   }
   unsaid_ = unsaid_ || (closing_ && !close_sent_);
-  if (closing_ && !close_sent_ && all_drained) {
+  if (closing_ && !close_sent_ && (all_drained || has(planted::closed_too_soon))) {
     lane_numbers final_sequences{};
     for (std::size_t lane = 0; lane < lane_count; ++lane) final_sequences[lane] = tx_[lane].framed;
     append(0, encode_close(errc{}, {}, final_sequences));
@@ -520,13 +558,24 @@ std::size_t machine::next_slice(std::size_t lane) const noexcept {
       from.spent - from.peer_received >= shared_bulk_slices * slice_bytes_shared) {
     return not_ready;
   }
-  if (from.growing && from.backlog.size() == 1) {
-    const auto credit = static_cast<std::size_t>(available(lane));
-    const std::size_t around = prefix_bound + (next.offset == 0 ? message_overhead : 0);
-    slice = std::min(slice, credit > around ? credit - around : 0);
-    if (slice < left && slice < slice_bytes_min) return not_ready;
+  return next.covered ? slice : uncovered_slice(lane, next, slice);
+}
+
+// The same of a message whose credit is not reserved: all of `wanted` bytes, or what of them is
+// worth a frame.
+std::size_t machine::uncovered_slice(std::size_t lane, const outbound& next,
+                                     std::size_t wanted) const noexcept {
+  const auto credit = static_cast<std::uint64_t>(std::max<std::int64_t>(available(lane), 0));
+  const std::size_t overhead = next.offset == 0 ? message_overhead : 0;
+  const bool is_rest = next.offset + wanted == next.owned.size();
+  if (is_rest) {
+    const auto header = header_of(lane, next.offset == 0 ? next.owned.header() : message_header{});
+    if (frame_cost(data_prefix_bytes(header), wanted) + overhead <= credit) return wanted;
   }
-  return slice;
+  const std::size_t around = prefix_bound + overhead;
+  const std::size_t slice =
+      std::min<std::size_t>(wanted, credit > around ? credit - around : 0);
+  return lane % 2 == 0 && slice >= slice_bytes_min ? slice : not_ready;
 }
 
 void machine::frame_slice(std::size_t lane) {
@@ -538,6 +587,10 @@ void machine::frame_slice(std::size_t lane) {
   const std::size_t slice = next_slice(lane);
   const bool first = next.offset == 0;
   const bool last = next.offset + slice == size;
+  if (last && resends(lane)) {
+    from.kept_messages.emplace(next.owned.payload(), next.owned.header());
+    from.kept_bytes += size + message_overhead;
+  }
 
   data_header header = header_of(lane, first ? next.owned.header() : message_header{});
   if (!last) header.flags |= flag::continued;
@@ -571,6 +624,9 @@ void machine::frame_slice(std::size_t lane) {
     from.growing = false;
     ++from.accepted;
     happened_.writable |= 1U << (lane / 2);
+  } else if (!next.covered && --from.uncovered == 0) {
+    from.blocked = false;
+    happened_.writable |= 1U << (lane / 2);
   }
   from.queued_bytes -= size;
   from.backlog.pop();
@@ -579,12 +635,13 @@ void machine::frame_slice(std::size_t lane) {
 
 void machine::settle_growth(std::size_t lane) noexcept {
   tx_lane& from = tx_[lane];
-  if (!from.growing) return;
+  if (!from.growing || from.uncovered != 0) return;
   outbound& last = from.backlog.back();
   const std::uint64_t rest = message_cost_bound(last.owned.size() - last.offset) -
                              (last.offset == 0 ? 0 : message_overhead);
   if (static_cast<std::uint64_t>(available(lane)) < rest) return;
   last.reserve_left = rest;
+  last.covered = true;
   from.reserved += rest;
   from.growing = false;
   ++from.accepted;

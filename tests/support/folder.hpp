@@ -19,11 +19,13 @@ class folder {
   }
   ~folder() {
     std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
   }
   folder(const folder&) = delete;
   folder& operator=(const folder&) = delete;
 
+  /// Leaves the folder to another process.
+  void keep() noexcept { path_.clear(); }
   [[nodiscard]] std::string operator/(const std::string& name) const {
     return (path_ / name).string();
   }

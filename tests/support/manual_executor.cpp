@@ -56,10 +56,10 @@ void manual_executor::disarm(timer& entry) noexcept {
   --armed_;
 }
 
-bool manual_executor::post_blocking(work& item) noexcept {
-  if (blocking_.size() >= blocking_max) return false;
+hawser::errc manual_executor::post_blocking(work& item) noexcept {
+  if (blocking_.size() >= blocking_max) return hawser::errc::limit_reached;
   blocking_.push_back(&item);
-  return true;
+  return {};
 }
 
 void manual_executor::report_failure(std::exception_ptr failure) noexcept {

@@ -48,7 +48,7 @@ class manual_executor final : public hawser::detail::executor {
   void arm(timer& entry, time_point deadline) noexcept override;
   void disarm(timer& entry) noexcept override;
   [[nodiscard]] time_point now() const noexcept override { return now_; }
-  [[nodiscard]] bool post_blocking(work& item) noexcept override;
+  [[nodiscard]] hawser::errc post_blocking(work& item) noexcept override;
   void report_failure(std::exception_ptr failure) noexcept override;
 
   /// For what runs: it takes so long.

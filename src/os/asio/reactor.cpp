@@ -12,6 +12,7 @@
 
 #include "core/assert.hpp"
 #include "hawser/errc.hpp"
+#include "os/asio/poll_handle.hpp"
 #include "os/hot_streams.hpp"
 #include "os/read_blocks.hpp"
 
@@ -64,14 +65,15 @@ class reporter {
   bool queued_ = false;
 };
 
-/// Room for the one handler of wake() that can be under way, so that a wake allocates nothing.
-class wake_memory {
+/// Room for a handler of which one at a time is under way: it is given to Asio without an
+/// allocation, which may come where nobody could be told that it has failed.
+class handler_memory {
  public:
   template <class T>
   class allocator {
    public:
     using value_type = T;
-    explicit allocator(wake_memory& from) noexcept : from_(&from) {}
+    explicit allocator(handler_memory& from) noexcept : from_(&from) {}
     template <class U>
     allocator(const allocator<U>& other) noexcept : from_(other.from_) {}
 
@@ -83,11 +85,27 @@ class wake_memory {
     void deallocate(T* /*used*/, std::size_t /*count*/) const noexcept {}
     bool operator==(const allocator& other) const noexcept { return from_ == other.from_; }
 
-    wake_memory* from_;
+    handler_memory* from_;
   };
 
  private:
   alignas(std::max_align_t) std::array<std::byte, 256> room_;
+};
+
+/// A handler of an asynchronous wait in such room.
+template <class F>
+class placed_handler {
+ public:
+  using allocator_type = handler_memory::allocator<void*>;
+
+  placed_handler(handler_memory& room, F function) noexcept
+      : room_(&room), function_(std::move(function)) {}
+  [[nodiscard]] allocator_type get_allocator() const noexcept { return allocator_type(*room_); }
+  void operator()(const std::error_code& error) noexcept { function_(error); }
+
+ private:
+  handler_memory* room_;
+  F function_;
 };
 
 class portable_reactor final : public reactor {
@@ -101,6 +119,8 @@ class portable_reactor final : public reactor {
   void turn(clock::duration limit) noexcept override;
   void poll() noexcept override;
   void wake() noexcept override;
+  platform::native_handle make_pollable() override;
+  [[nodiscard]] bool has_more() const noexcept override { return more_ || first_ != nullptr; }
 
   [[nodiscard]] stream_protocol::socket adopt(platform::native_handle socket);
   [[nodiscard]] stream_protocol::socket adopt_or_close(platform::native_handle socket);
@@ -121,12 +141,30 @@ class portable_reactor final : public reactor {
  private:
   class wake_handler;
   class waiter;
+  // Wakes also who waits in another loop, which Asio's own way does not.
+  struct bell {
+    explicit bell(portable_reactor& home);
+    bell(const bell&) = delete;
+    bell& operator=(const bell&) = delete;
+    ~bell();
+    void arm() noexcept;
+    void rung() noexcept;
+    void ring() noexcept;
+
+    portable_reactor& home;
+    stream_protocol::socket reading;
+    platform::native_handle writing = platform::no_handle;
+    std::atomic<bool> ringing{false};
+  };
 
   bool report_all() noexcept;
+  void turn_for_another_loop() noexcept;
   void run_more() noexcept;
 
   std::atomic<bool> waking_{false};
-  wake_memory wake_memory_;  // outlives the handler in it, which io_ may still have at its end
+  // Both outlive the handlers in them, which io_ may still have at its end.
+  handler_memory wake_memory_;
+  handler_memory bell_memory_;
   asio::io_context io_{1};   // a concurrency hint: one thread runs it, others post
   asio::executor_work_guard<asio::io_context::executor_type> keep_;
   read_blocks blocks_;
@@ -137,6 +175,8 @@ class portable_reactor final : public reactor {
   unsigned patience_ = 0;
   unsigned turns_ = 0;
   unsigned looks_ = 0;
+  bool more_ = false;  // handlers may be left, though nothing is readable
+  std::unique_ptr<bell> bell_;  // only if another loop waits for us
 };
 
 void reporter::report_later() noexcept {
@@ -178,7 +218,8 @@ class portable_stream final : public stream, private reporter {
       : reporter(home), socket_(std::move(socket)), owner_(owner), native_(native()) {}
 
   void start_reading() noexcept override { wait_readable(); }
-  [[nodiscard]] bool write(std::span<const platform::io_slice> slices) noexcept override;
+  [[nodiscard]] bool write(std::span<const platform::io_slice> slices,
+                           notice when) noexcept override;
   void close() noexcept override;
 
   // For hot_streams.
@@ -209,6 +250,8 @@ class portable_stream final : public stream, private reporter {
   void finish_write(std::error_code error) noexcept;
   [[nodiscard]] bool under_way() const noexcept { return wait_read_ || wait_write_; }
 
+  handler_memory read_memory_;
+  handler_memory write_memory_;
   stream_protocol::socket socket_;
   stream_events& owner_;
   const platform::native_handle native_;
@@ -229,8 +272,9 @@ void portable_stream::wait_readable() noexcept {
   if (closing_ || ended_ || wait_read_) return;
   wait_read_ = true;
   ++home_.count().system_calls;
-  socket_.async_wait(asio::socket_base::wait_read,
-                     [this](const std::error_code& error) noexcept { on_readable(error); });
+  socket_.async_wait(
+      asio::socket_base::wait_read,
+      placed_handler(read_memory_, [this](const std::error_code& error) { on_readable(error); }));
 }
 
 // Bounded, so that one busy peer does not keep the others waiting; a read that does not fill its
@@ -355,7 +399,8 @@ std::size_t total(std::span<const platform::io_slice> slices) noexcept {
 }
 
 // Tried at once: a socket is nearly always writable. A failure is reported by the next turn.
-bool portable_stream::write(std::span<const platform::io_slice> slices) noexcept {
+bool portable_stream::write(std::span<const platform::io_slice> slices,
+                            notice /*when*/) noexcept {
   HAWSER_ASSERT(!writing_ && !slices.empty() && slices.size() <= max_slices);
   if (closing_) return false;
   std::error_code error;
@@ -389,8 +434,9 @@ std::size_t portable_stream::send(std::span<const platform::io_slice> slices,
 void portable_stream::wait_writable() noexcept {
   wait_write_ = true;
   ++home_.count().system_calls;
-  socket_.async_wait(asio::socket_base::wait_write,
-                     [this](const std::error_code& error) noexcept { on_writable(error); });
+  socket_.async_wait(
+      asio::socket_base::wait_write,
+      placed_handler(write_memory_, [this](const std::error_code& error) { on_writable(error); }));
 }
 
 void portable_stream::on_writable(const std::error_code& error) noexcept {
@@ -425,9 +471,10 @@ void portable_stream::finish_write(std::error_code error) noexcept {
 void portable_stream::close() noexcept {
   if (std::exchange(closing_, true)) return;
   if (hot_) home_.hot().remove(*this);
+  platform::shut_down(native_);
   std::error_code ignored;
   socket_.close(ignored);  // what is with Asio comes back as cancelled
-  home_.count().system_calls += 2;
+  home_.count().system_calls += 3;
   if (!under_way()) report_later();
 }
 
@@ -455,6 +502,7 @@ class portable_acceptor final : public acceptor, private reporter {
   /// False: accepting has stopped.
   [[nodiscard]] bool accept_some() noexcept;
 
+  handler_memory accept_memory_;
   stream_protocol::socket socket_;
   accept_events& owner_;
   bool waiting_ = false;
@@ -465,8 +513,9 @@ void portable_acceptor::start() noexcept {
   if (closing_ || waiting_) return;
   waiting_ = true;
   ++home_.count().system_calls;
-  socket_.async_wait(asio::socket_base::wait_read,
-                     [this](const std::error_code& error) noexcept { on_ready(error); });
+  socket_.async_wait(
+      asio::socket_base::wait_read,
+      placed_handler(accept_memory_, [this](const std::error_code& error) { on_ready(error); }));
 }
 
 void portable_acceptor::on_ready(const std::error_code& error) noexcept {
@@ -502,9 +551,10 @@ bool portable_acceptor::accept_some() noexcept {
 
 void portable_acceptor::close() noexcept {
   if (std::exchange(closing_, true)) return;
+  platform::shut_down(static_cast<platform::native_handle>(socket_.native_handle()));
   std::error_code ignored;
   socket_.close(ignored);
-  home_.count().system_calls += 2;
+  home_.count().system_calls += 3;
   if (!waiting_) report_later();
 }
 
@@ -517,38 +567,49 @@ namespace {
 /// One wait of a handle that stays the caller's.
 class portable_reactor::waiter {
  public:
-  waiter(stream_protocol::socket socket, readiness& entry)
-      : socket_(std::move(socket)), entry_(&entry) {}
+  waiter(portable_reactor& home, readiness& entry)
+      : home_(home), socket_(home.io_), entry_(&entry) {}
 
-  static void start(std::unique_ptr<waiter> self, readiness::kind what) {
-    auto& socket = self->socket_;
+  /// Errors: throws std::bad_alloc or std::system_error; nothing has begun then.
+  static void start(std::unique_ptr<waiter> self, platform::native_handle handle,
+                    readiness::kind what) {
+    self->socket_ = self->home_.adopt(handle);
+    self->home_.wait_begins();
+    self->entry_->backend = self.get();
     const auto how = what == readiness::kind::readable ? asio::socket_base::wait_read
                                                        : asio::socket_base::wait_write;
-    self->entry_->backend = self.get();
-    socket.async_wait(how, [self = std::move(self)](std::error_code error) noexcept {
-      self->finish(plain(error));
-    });
+    auto& socket = self->socket_;
+    auto& memory = self->memory_;
+    socket.async_wait(how, placed_handler(memory, [self = std::move(self)](
+                                                      const std::error_code& error) {
+                        self->finish(plain(error));
+                      }));
   }
-  void cancel() noexcept {
-    std::error_code ignored;
-    socket_.cancel(ignored);
-  }
+  // Lets go of the handle at once: its owner may close it, and what has its number next is not to
+  // be forgotten by epoll in its place.
+  void cancel() noexcept { let_go(); }
 
  private:
-  void finish(std::error_code error) noexcept {
+  void let_go() noexcept {
     std::error_code ignored;
     socket_.release(ignored);
+  }
+  void finish(std::error_code error) noexcept {
+    let_go();
+    home_.wait_ends();
     entry_->backend = nullptr;
     entry_->done(*entry_, error);
   }
 
+  portable_reactor& home_;
+  handler_memory memory_;
   stream_protocol::socket socket_;
   readiness* entry_;
 };
 
 class portable_reactor::wake_handler {
  public:
-  using allocator_type = wake_memory::allocator<void*>;
+  using allocator_type = handler_memory::allocator<void*>;
 
   explicit wake_handler(portable_reactor& home) noexcept : home_(&home) {}
 
@@ -594,7 +655,7 @@ stream_protocol::socket portable_reactor::adopt_or_close(platform::native_handle
 
 void portable_reactor::wait(platform::native_handle handle, readiness::kind what,
                             readiness& entry) {
-  waiter::start(std::make_unique<waiter>(adopt(handle), entry), what);
+  waiter::start(std::make_unique<waiter>(*this, entry), handle, what);
   ++counters_.system_calls;
 }
 
@@ -620,6 +681,7 @@ bool portable_reactor::report_all() noexcept {
 void portable_reactor::turn(clock::duration limit) noexcept {
   const bool waits = limit > clock::duration::zero();
   if (report_all() && waits) return;
+  if (bell_ != nullptr && !waits) return turn_for_another_loop();
   if (waits) {
     hot_.cool_all();
   } else {
@@ -628,6 +690,14 @@ void portable_reactor::turn(clock::duration limit) noexcept {
   ++counters_.system_calls;
   const auto ran = waits ? io_.run_one_for(limit) : io_.poll_one();
   if (ran > 0) run_more();
+}
+
+// To the end, as far as that is bounded: what Asio has queued for itself makes nothing readable.
+void portable_reactor::turn_for_another_loop() noexcept {
+  unsigned ran = 0;
+  while (ran < handlers_a_turn && io_.poll_one() > 0) ++ran;
+  counters_.system_calls += ran + 1;
+  more_ = ran == handlers_a_turn;
 }
 
 // Where there are hot streams, the others are looked at now and then.
@@ -658,7 +728,60 @@ void portable_reactor::run_more() noexcept {
   }
 }
 
+platform::native_handle portable_reactor::make_pollable() {
+  bell_ = std::make_unique<bell>(*this);
+  return platform::poll_handle_of(io_);
+}
+
+portable_reactor::bell::bell(portable_reactor& home_reactor)
+    : home(home_reactor), reading(home.io_) {
+  const auto [read_end, write_end] = platform::socket_pair();
+  writing = write_end;
+  try {
+    reading = home.adopt_or_close(read_end);
+  } catch (...) {
+    platform::close(writing);
+    throw;
+  }
+  arm();
+}
+
+portable_reactor::bell::~bell() {
+  platform::close(writing);
+}
+
+void portable_reactor::bell::arm() noexcept {
+  reading.async_wait(asio::socket_base::wait_read,
+                     placed_handler(home.bell_memory_, [this](const std::error_code& error) {
+                       if (!error) rung();
+                     }));
+}
+
+// Emptied before it is released, or the byte of who rings in between would be taken and the bell
+// stay silent. Who finds it ringing until then has queued what the worker looks at next.
+void portable_reactor::bell::rung() noexcept {
+  const auto handle = static_cast<platform::native_handle>(reading.native_handle());
+  std::array<std::byte, 64> bytes;
+  std::error_code error;
+  while (platform::read_some(handle, bytes, error) != 0) {
+  }
+  ringing.exchange(false, std::memory_order_acq_rel);  // pairs with ring()
+  arm();
+}
+
+// One byte at a time is under way, so that a write fails only for want of memory. It is made again,
+// because nobody else would wake the worker.
+void portable_reactor::bell::ring() noexcept {
+  if (ringing.exchange(true, std::memory_order_acq_rel)) return;  // pairs with rung()
+  const std::byte once{1};
+  const platform::io_slice slice{&once, 1};
+  std::error_code error;
+  while (platform::write_some(writing, {&slice, 1}, error) == 0) {
+  }
+}
+
 void portable_reactor::wake() noexcept {
+  if (bell_ != nullptr) return bell_->ring();
   // acquire pairs with the release in wake_handler: its memory is free.
   if (waking_.exchange(true, std::memory_order_acq_rel)) return;
   asio::post(io_, wake_handler(*this));
