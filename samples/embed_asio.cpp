@@ -109,9 +109,10 @@ void serve(const std::string& uri, unsigned short port) {
 
 // A cancel that finds the timer expired already cancels nothing: so it is told to end, too.
 awaitable<void> tick(asio::steady_timer& timer, const bool& over, unsigned& ticks) try {
-  for (; !over; ++ticks) {
+  while (!over) {
     timer.expires_after(1ms);
     co_await timer.async_wait(use_awaitable);
+    ++ticks;
   }
 } catch (const std::system_error&) {
   // The calls are done.
