@@ -93,6 +93,7 @@ bool releases(std::memory_order order) {
 // Two accesses of which the order matters. seq_cst loads do not change a value, but forbid each
 // other older ones.
 bool dependent(const access& a, const access& b) {
+  if (a.what == kind::barrier || b.what == kind::barrier) return true;
   if (a.location != b.location) return false;
   if (a.what != kind::load || b.what != kind::load) return true;
   return a.order == std::memory_order_seq_cst && b.order == std::memory_order_seq_cst;
@@ -160,6 +161,7 @@ class explorer {
   std::size_t depth_ = 0;  // of path_, in this execution
   std::vector<step> steps_;
   place naming_;
+  view fenced_;  // what the fences so far have made known to those to come
   unsigned current_ = nobody;
   bool starting_ = false;
   status status_ = status::going;
@@ -193,6 +195,7 @@ void explorer::execute() {
   status_ = status::going;
   current_ = nobody;
   naming_ = {};
+  fenced_ = view();
   scenario_ = make_();
   start();
   const unsigned first = choose();
@@ -372,8 +375,12 @@ bool succeeds(const access& wanted, std::uint64_t found) {
   return ((found ^ wanted.expected) & wanted.compared) == 0;
 }
 
+bool changes_nothing(const access& what) {
+  return what.what == kind::load || what.what == kind::fence || what.what == kind::barrier;
+}
+
 std::uint64_t after(const access& wanted, std::uint64_t found) {
-  if (wanted.what == kind::load || !succeeds(wanted, found)) return found;
+  if (changes_nothing(wanted) || !succeeds(wanted, found)) return found;
   if (wanted.what == kind::add) return found + wanted.value;
   return (wanted.value & wanted.compared) | (found & ~wanted.compared);
 }
@@ -413,6 +420,15 @@ std::uint64_t explorer::carry_out(const access& wanted) {
   switch (wanted.what) {
     case kind::load:
       return read(wanted, wanted.order);
+    case kind::fence:
+      threads_[current_].known.join(fenced_);
+      fenced_.join(threads_[current_].known);
+      return last;
+    case kind::barrier:
+      for (auto& thread : threads_) {
+        for (unsigned i = 0; i < located_; ++i) thread.known.raise(i, locations_[i].last());
+      }
+      return last;
     case kind::compare_exchange:
       if (succeeds(wanted, last)) break;
       return read(wanted, wanted.failure_order);
@@ -485,7 +501,8 @@ std::string hexadecimal(std::uint64_t value) {
 }
 
 std::string explorer::trace(const char* what) const {
-  static constexpr std::array names{"load", "store", "add", "exchange", "compare_exchange", "wait"};
+  static constexpr std::array names{"load", "store", "add",   "exchange", "compare_exchange",
+                                    "wait", "fence", "barrier"};
   static constexpr std::array orders{"relaxed", "consume", "acquire",
                                      "release", "acq_rel", "seq_cst"};
   std::string text = what;
@@ -496,7 +513,7 @@ std::string explorer::trace(const char* what) const {
             ' ' + orders[static_cast<std::size_t>(each.what.order)] + ", saw " +
             hexadecimal(each.before);
     if (each.stale) text += " (old)";
-    if (each.what.what != kind::load) text += ", now " + hexadecimal(each.after);
+    if (!changes_nothing(each.what)) text += ", now " + hexadecimal(each.after);
   }
   for (unsigned i = 0; i < count_; ++i) {
     if (!threads_[i].ended) text += "\n  thread " + std::to_string(i) + " has not ended";

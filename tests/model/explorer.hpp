@@ -21,8 +21,8 @@
 /// older than what seq_cst accesses of that location wrote or read before.
 ///
 /// Left out: a load that sees a later store of a thread that depends on it (load buffering), a
-/// compare_exchange that fails with an old value or for no reason, consume, and fences (our code
-/// has none).
+/// compare_exchange that fails with an old value or for no reason, consume, and of fences what
+/// they add to the relaxed accesses around them: a fence here only orders itself with the others.
 ///
 /// Interleavings that differ only in the order of accesses that do not touch each other are
 /// explored once (dynamic partial-order reduction with sleep sets). Nothing else is left out, so
@@ -31,7 +31,11 @@
 /// Source: P. Abdulla and others, "Optimal dynamic partial order reduction" (its source sets).
 namespace model {
 
-enum class kind : std::uint8_t { load, store, add, exchange, compare_exchange, wait };
+enum class kind : std::uint8_t {
+  load, store, add, exchange, compare_exchange, wait,
+  fence,   // of one thread, seq_cst
+  barrier  // of all threads at once, as membarrier(2)
+};
 
 /// One access, before it happens. A mutation may change it.
 struct access {
@@ -160,6 +164,20 @@ class atomic {
     }
   }
 
+  unsigned location_;
+};
+
+/// What orders accesses without being one.
+class barriers {
+ public:
+  barriers() : location_(detail::add_location(0)) {}
+  barriers(const barriers&) = delete;
+  barriers& operator=(const barriers&) = delete;
+
+  void fence() noexcept { detail::perform({.what = kind::fence, .location = location_}); }
+  void everywhere() noexcept { detail::perform({.what = kind::barrier, .location = location_}); }
+
+ private:
   unsigned location_;
 };
 
