@@ -6,18 +6,23 @@
 // of each fail or come up short. In a build of users the question whether it shall is a constant.
 //
 // No sites are: closing a descriptor, which is gone whatever is answered; cancelling an operation
-// and moving an alarm, which fail only if that ends by itself; and files that are read through the
-// standard library (cgroup.cpp).
+// and moving an alarm, which fail only if that ends by itself; files that are read through the
+// standard library (cgroup.cpp); and sleeping on a word, which may end at any time.
 
 #include <fcntl.h>
 #include <liburing.h>
 #include <netdb.h>
+#include <linux/futex.h>
+#include <linux/membarrier.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -52,6 +57,20 @@ enum class site : std::uint8_t {
   fchmod,
   chmod,
   unlink,
+  // Memory that is shared.
+  memfd_create,
+  ftruncate,
+  add_seals,
+  get_seals,
+  fstat,
+  fstatfs,
+  fallocate,
+  punch_hole,
+  mmap,
+  madvise,
+  send_handles,
+  recv_handles,
+  membarrier,
   // Cores and randomness.
   sched_getaffinity,
   sched_setaffinity,
@@ -81,8 +100,9 @@ enum class site : std::uint8_t {
   submit_silent_send,
   submit_poll,
   submit_alarm,
+  submit_word,
 };
-inline constexpr std::size_t site_count = static_cast<std::size_t>(site::submit_alarm) + 1;
+inline constexpr std::size_t site_count = static_cast<std::size_t>(site::submit_word) + 1;
 
 /// What shall become of a call.
 struct verdict {
@@ -244,6 +264,88 @@ inline void unlink(const char* path) noexcept {
   static_cast<void>(attempt(site::unlink, [&] { return ::unlink(path); }));
 }
 
+// ---- memory that is shared --------------------------------------------------------------------
+
+[[nodiscard]] inline int memfd_create(const char* name, unsigned flags) noexcept {
+  return attempt(site::memfd_create, [&] { return ::memfd_create(name, flags); });
+}
+
+[[nodiscard]] inline int ftruncate(int file, std::size_t bytes) noexcept {
+  return attempt(site::ftruncate, [&] { return ::ftruncate(file, static_cast<off_t>(bytes)); });
+}
+
+[[nodiscard]] inline int add_seals(int file, int seals) noexcept {
+  return attempt(site::add_seals, [&] { return ::fcntl(file, F_ADD_SEALS, seals); });
+}
+
+[[nodiscard]] inline int get_seals(int file) noexcept {
+  return attempt(site::get_seals, [&] { return ::fcntl(file, F_GET_SEALS); });
+}
+
+[[nodiscard]] inline int fstat(int file, struct stat& found) noexcept {
+  return attempt(site::fstat, [&] { return ::fstat(file, &found); });
+}
+
+[[nodiscard]] inline int fstatfs(int file, struct statfs& found) noexcept {
+  return attempt(site::fstatfs, [&] { return ::fstatfs(file, &found); });
+}
+
+[[nodiscard]] inline int fallocate(int file, std::size_t offset, std::size_t bytes) noexcept {
+  return attempt(site::fallocate, [&] {
+    return ::fallocate(file, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes));
+  });
+}
+
+inline void punch_hole(int file, std::size_t offset, std::size_t bytes) noexcept {
+  static_cast<void>(attempt(site::punch_hole, [&] {
+    return ::fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                       static_cast<off_t>(offset), static_cast<off_t>(bytes));
+  }));
+}
+
+/// Null: refused.
+[[nodiscard]] inline void* mmap(int file, std::size_t bytes) noexcept {
+  if (const int error = decide(site::mmap).error; error != 0) {
+    errno = error;
+    return nullptr;
+  }
+  void* const at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  return at == MAP_FAILED ? nullptr : at;
+}
+
+/// Never fails.
+[[nodiscard]] inline std::size_t page_bytes() noexcept {
+  return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+inline void munmap(void* first, std::size_t bytes) noexcept {
+  ::munmap(first, bytes);
+}
+
+inline int madvise(void* first, std::size_t bytes, int advice) noexcept {
+  return attempt(site::madvise, [&] { return ::madvise(first, bytes, advice); });
+}
+
+[[nodiscard]] inline ssize_t send_handles(int socket, const msghdr& message) noexcept {
+  return attempt(site::send_handles,
+                 [&] { return ::sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL); });
+}
+
+[[nodiscard]] inline ssize_t recv_handles(int socket, msghdr& message) noexcept {
+  return attempt(site::recv_handles,
+                 [&] { return ::recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC); });
+}
+
+[[nodiscard]] inline int membarrier(int command) noexcept {
+  return attempt(site::membarrier, [&] {
+    return static_cast<int>(::syscall(SYS_membarrier, command, 0, 0));
+  });
+}
+
+inline long futex(const void* word, int what, std::uint32_t value, const timespec* limit) noexcept {
+  return ::syscall(SYS_futex, word, what, value, limit, nullptr, 0);
+}
+
 // ---- cores and randomness ---------------------------------------------------------------------
 
 [[nodiscard]] inline int sched_getaffinity(std::size_t bytes, cpu_set_t* set) noexcept {
@@ -330,6 +432,9 @@ inline void ring_drain(io_uring& ring, __kernel_timespec limit) noexcept {
 
 // ---- what completes in a ring -----------------------------------------------------------------
 
+/// IORING_OP_FUTEX_WAIT of Linux 6.7, which liburing 2.3 has no name for.
+inline constexpr int op_futex_wait = 51;
+
 inline void submit_accept(io_uring_sqe& entry, int listener) noexcept {
   io_uring_prep_multishot_accept(&entry, listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   meddle(site::submit_accept, entry);
@@ -387,6 +492,14 @@ inline void submit_bell(io_uring_sqe& entry, int event) noexcept {
 inline void submit_alarm(io_uring_sqe& entry, __kernel_timespec& at) noexcept {
   io_uring_prep_timeout(&entry, &at, 0, IORING_TIMEOUT_ABS);
   meddle(site::submit_alarm, entry);
+}
+
+/// Waits while the word is `expected`; seen by other processes that have the memory mapped.
+inline void submit_word(io_uring_sqe& entry, const void* word, std::uint32_t expected) noexcept {
+  constexpr int futex2_size_u32 = 2;
+  io_uring_prep_rw(op_futex_wait, &entry, futex2_size_u32, word, 0, expected);
+  entry.addr3 = FUTEX_BITSET_MATCH_ANY;
+  meddle(site::submit_word, entry);
 }
 
 inline void submit_cancel(io_uring_sqe& entry, void* target) noexcept {

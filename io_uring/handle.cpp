@@ -168,4 +168,85 @@ std::optional<peer_identity> peer_of(native_handle socket) noexcept {
   return peer_identity{who.uid, who.gid, who.pid};
 }
 
+// ---- handles on a socket ----------------------------------------------------------------------
+
+namespace {
+
+constexpr std::size_t control_bytes = CMSG_SPACE(handle_list::most * sizeof(int));
+
+void take_handles(msghdr& message, handle_list& came) noexcept {
+  for (cmsghdr* each = CMSG_FIRSTHDR(&message); each != nullptr;
+       each = CMSG_NXTHDR(&message, each)) {
+    if (each->cmsg_level != SOL_SOCKET || each->cmsg_type != SCM_RIGHTS) continue;
+    const std::size_t count = (each->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (std::size_t i = 0; i < count; ++i) {
+      int handle = -1;
+      std::memcpy(&handle, CMSG_DATA(each) + i * sizeof handle, sizeof handle);
+      if (came.count == handle_list::most) {
+        calls::close(handle);
+      } else {
+        came.handles[came.count++] = handle;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::size_t write_with_handles(native_handle socket, const io_slice& from,
+                               std::span<const native_handle> handles,
+                               std::error_code& error) noexcept {
+  alignas(cmsghdr) std::array<char, control_bytes> control{};
+  iovec piece = to_iovec(from);
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  if (!handles.empty()) {
+    const std::size_t count = std::min(handles.size(), handle_list::most);
+    message.msg_control = control.data();
+    message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+    cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(count * sizeof(int));
+    for (std::size_t i = 0; i < count; ++i) {
+      const int handle = descriptor(handles[i]);
+      std::memcpy(CMSG_DATA(rights) + i * sizeof handle, &handle, sizeof handle);
+    }
+  }
+  for (;;) {
+    const auto bytes = calls::send_handles(descriptor(socket), message);
+    if (bytes >= 0) {
+      error.clear();
+      return static_cast<std::size_t>(bytes);
+    }
+    if (errno == EINTR) continue;
+    error = last_error();
+    return 0;
+  }
+}
+
+// What the system cannot deliver because there is no room in `control` it closes by itself.
+std::size_t read_with_handles(native_handle socket, std::span<std::byte> into, handle_list& came,
+                              std::error_code& error) noexcept {
+  alignas(cmsghdr) std::array<char, control_bytes> control{};
+  iovec piece{into.data(), into.size()};
+  for (;;) {
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    const auto bytes = calls::recv_handles(descriptor(socket), message);
+    if (bytes >= 0) {
+      take_handles(message, came);
+      error.clear();
+      return static_cast<std::size_t>(bytes);
+    }
+    if (errno == EINTR) continue;
+    error = last_error();
+    return 0;
+  }
+}
+
 }  // namespace hawser::platform

@@ -89,6 +89,14 @@ void uring_reactor::wait(platform::native_handle handle, readiness::kind what, r
   wait_begins();
 }
 
+void uring_reactor::wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
+                               readiness& entry) {
+  auto waiting = std::make_unique<waiter>(*this, entry);
+  calls::submit_word(ring_.submission(*waiting), &word, expected);
+  entry.backend = waiting.release();
+  wait_begins();
+}
+
 void uring_reactor::cancel_wait(readiness& entry) noexcept {
   if (entry.backend != nullptr) ring_.cancel(*static_cast<waiter*>(entry.backend));
 }

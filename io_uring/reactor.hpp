@@ -50,6 +50,9 @@ class uring_reactor final : public reactor {
   std::unique_ptr<acceptor> listen(platform::native_handle socket, accept_events& owner) override;
   void wait(platform::native_handle handle, readiness::kind what, readiness& entry) override;
   void cancel_wait(readiness& entry) noexcept override;
+  [[nodiscard]] bool waits_for_words() const noexcept override { return ring_.waits_for_words(); }
+  void wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
+                  readiness& entry) override;
   void turn(clock::duration limit) noexcept override;
   void poll() noexcept override;
   void submit() noexcept override;

@@ -107,6 +107,8 @@ void uring::probe() {
                        IORING_OP_TIMEOUT, IORING_OP_TIMEOUT_REMOVE}) {
     require(io_uring_opcode_supported(known.get(), op) != 0, "socket operations");
   }
+  waits_for_words_ = io_uring_opcode_supported(known.get(), calls::op_futex_wait) != 0;
+  if (waits_for_words_) features_.emplace_back("FUTEX_WAIT");
 }
 
 uring::~uring() {

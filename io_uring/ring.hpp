@@ -54,6 +54,8 @@ class uring {
   void will_not_complete() noexcept { --under_way_; }
   /// Completions are there, or the kernel has some to make.
   [[nodiscard]] bool has_news() const noexcept;
+  /// The kernel has operations that wait for a word in memory.
+  [[nodiscard]] bool waits_for_words() const noexcept { return waits_for_words_; }
   [[nodiscard]] bool has_submissions() const noexcept { return io_uring_sq_ready(&ring_) != 0; }
   [[nodiscard]] io_uring& raw() noexcept { return ring_; }
   [[nodiscard]] const std::vector<std::string>& features() const noexcept { return features_; }
@@ -82,6 +84,7 @@ class uring {
   clock::time_point alarm_at_ = clock::time_point::max();  // max: not armed
   __kernel_timespec alarm_time_{};
   bool all_told_ = false;
+  bool waits_for_words_ = false;
   bool flagged_ = false;  // the kernel says in a flag when it has deferred work
   std::vector<std::string> features_;
 };

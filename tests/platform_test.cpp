@@ -7,12 +7,16 @@
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -25,10 +29,13 @@
 #include "hawser/errc.hpp"
 #include "support/environment.hpp"
 #include "support/folder.hpp"
+#include "support/links.hpp"
+#include "support/watchdog.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
+using namespace std::chrono_literals;
 namespace platform = hawser::platform;
 using platform::io_slice;
 using platform::native_handle;
@@ -392,5 +399,137 @@ TEST_SUITE("platform") {
       system.write("sys/fs/cgroup/cpu.max", quota);
       CHECK_FALSE(system.quota().has_value());
     }
+  }
+
+  TEST_CASE("memory can be shared, is full of zeros, and keeps its size") {
+    const std::size_t bytes = 4 * platform::page_bytes();
+    const native_handle memory = platform::create_memory(bytes);
+    CHECK(closes_on_exec(memory));
+    CHECK(platform::inspect_memory(memory) == bytes);
+    CHECK(::ftruncate(static_cast<int>(memory), 0) == -1);
+    CHECK(::ftruncate(static_cast<int>(memory), static_cast<off_t>(2 * bytes)) == -1);
+
+    CHECK_FALSE(platform::reserve_memory(memory, 0, bytes));
+    std::byte* const one = platform::map_memory(memory, bytes);
+    std::byte* const other = platform::map_memory(memory, bytes);
+    platform::release_handle(memory);
+    platform::touch_memory(one, bytes);
+    CHECK(std::all_of(one, one + bytes, [](std::byte each) { return each == std::byte{0}; }));
+    one[bytes - 1] = std::byte{7};
+    CHECK(other[bytes - 1] == std::byte{7});
+    platform::unmap_memory(one, bytes);
+    platform::unmap_memory(other, bytes);
+  }
+
+  TEST_CASE("memory that is given back reads as zeros") {
+    const std::size_t bytes = 2 * platform::page_bytes();
+    const native_handle memory = platform::create_memory(bytes);
+    std::byte* const first = platform::map_memory(memory, bytes);
+    first[0] = first[bytes - 1] = std::byte{1};
+    platform::unreserve_memory(memory, platform::page_bytes(), platform::page_bytes());
+    CHECK(first[0] == std::byte{1});
+    CHECK(first[bytes - 1] == std::byte{0});
+    platform::unmap_memory(first, bytes);
+    platform::release_handle(memory);
+  }
+
+  TEST_CASE("what is not memory of ours is told from it") {
+    const test::folder at;
+    const auto is_unsuitable = [](int handle) {
+      const auto code = code_of([&] { static_cast<void>(platform::inspect_memory(handle)); });
+      ::close(handle);
+      return code == hawser::errc::unsupported;
+    };
+    const auto sealed = [](int seals, off_t bytes) {
+      const int made = ::memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+      REQUIRE(::ftruncate(made, bytes) == 0);
+      REQUIRE(::fcntl(made, F_ADD_SEALS, seals) == 0);
+      return made;
+    };
+    constexpr int size = F_SEAL_SHRINK | F_SEAL_GROW;
+    const std::string path = at / "file";
+    std::ofstream(path) << "no memory";
+    std::array<int, 2> ends{};
+    REQUIRE(::pipe(ends.data()) == 0);
+    ::close(ends[1]);
+    CHECK(is_unsuitable(::open(path.c_str(), O_RDWR)));
+    CHECK(is_unsuitable(ends[0]));
+    CHECK(is_unsuitable(sealed(0, 4096)));
+    CHECK(is_unsuitable(sealed(F_SEAL_SHRINK | F_SEAL_SEAL, 4096)));
+    CHECK(is_unsuitable(sealed(size, 4096)));
+    CHECK(is_unsuitable(sealed(size | F_SEAL_SEAL | F_SEAL_WRITE, 4096)));
+    CHECK(is_unsuitable(sealed(size | F_SEAL_SEAL | F_SEAL_FUTURE_WRITE, 4096)));
+    CHECK(is_unsuitable(sealed(size | F_SEAL_SEAL, 0)));
+    CHECK(code_of([] { static_cast<void>(platform::inspect_memory(platform::no_handle)); }));
+  }
+
+  TEST_CASE("memory that cannot be had is an error") {
+    CHECK(code_of([] {
+      static_cast<void>(platform::create_memory(std::size_t{1} << 63));
+    }));
+    CHECK(code_of([] { static_cast<void>(platform::map_memory(platform::no_handle, 4096)); }));
+    CHECK(platform::reserve_memory(platform::no_handle, 0, 4096));
+  }
+
+  TEST_CASE("handles travel with bytes, as many as there is room for") {
+    const auto [one, other] = platform::socket_pair();
+    const native_handle memory = platform::create_memory(4096);
+    std::vector<native_handle> many(platform::handle_list::most, memory);
+    const std::byte word{5};
+    const std::size_t open = test::open_descriptors();
+    std::error_code error;
+    for (int i = 0; i < 2; ++i) {
+      CHECK(platform::write_with_handles(one, {&word, 1}, many, error) == 1);
+    }
+    platform::handle_list came;
+    std::array<std::byte, 8> room{};
+    CHECK(platform::read_with_handles(other, room, came, error) == 1);
+    CHECK(came.count == platform::handle_list::most);
+    CHECK(room[0] == word);
+    CHECK(platform::inspect_memory(came.handles[0]) == 4096);
+    CHECK(closes_on_exec(came.handles[0]));
+    CHECK(platform::read_with_handles(other, room, came, error) == 1);  // no room for more
+    CHECK(came.count == platform::handle_list::most);
+    CHECK(test::open_descriptors() == open + came.count);
+
+    CHECK(platform::read_with_handles(other, room, came, error) == 0);
+    CHECK(platform::would_block(error));
+    CHECK(platform::write_with_handles(one, {&word, 1}, {}, error) == 1);
+    platform::handle_list none;
+    CHECK(platform::read_with_handles(other, room, none, error) == 1);
+    CHECK(none.count == 0);
+    for (const native_handle each : came.handles) platform::release_handle(each);
+    for (const native_handle each : {one, other}) platform::close(each);
+    platform::release_handle(memory);
+  }
+
+  TEST_CASE("a word is slept on until it is woken, in another process as well") {
+    const native_handle memory = platform::create_memory(platform::page_bytes());
+    std::byte* const first = platform::map_memory(memory, platform::page_bytes());
+    auto& word = *new (first) std::atomic<std::uint32_t>(1);
+    auto& answered = *new (first + 64) std::atomic<std::uint32_t>(0);
+    platform::sleep_on(word, 0, 1h);   // it is not 0
+    platform::sleep_on(word, 1, 1ms);  // nobody wakes us
+
+    const pid_t child = ::fork();
+    if (child == 0) {
+      while (word.load() == 1) platform::sleep_on(word, 1, 10s);
+      answered.store(1);
+      platform::wake_all(answered);
+      ::_exit(0);
+    }
+    word.store(2);
+    platform::wake_one(word);
+    const test::watchdog guard(30s);
+    while (answered.load() == 0) platform::sleep_on(answered, 0, 10s);
+    int status = 0;
+    CHECK(::waitpid(child, &status, 0) == child);
+    platform::unmap_memory(first, platform::page_bytes());
+    platform::release_handle(memory);
+  }
+
+  TEST_CASE("a barrier can be passed by all") {
+    if (!platform::join_barriers()) return test::skip("the system has no membarrier");
+    platform::pass_barrier();
   }
 }

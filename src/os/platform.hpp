@@ -6,6 +6,8 @@
 // link error. All descriptors are close-on-exec; all sockets are non-blocking.
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -105,6 +107,71 @@ void apply(native_handle socket, const stream_options& options) noexcept;
 /// Who is at the other end of a unix socket; empty where the system cannot tell.
 [[nodiscard]] std::optional<peer_identity> peer_of(native_handle socket) noexcept;
 [[nodiscard]] std::uint32_t current_user() noexcept;
+
+// ---- memory that is shared ----------------------------------------------------------------
+
+/// Memory without a name, which goes with its last handle and mapping, and whose size nobody can
+/// change: so that no peer can take from under us what we have mapped. Filled with zeros, and not
+/// there before it is touched or reserved.
+///
+/// Errors: throws std::system_error.
+[[nodiscard]] native_handle create_memory(std::size_t bytes);
+/// The size of what somebody else has created, if it is such memory.
+///
+/// Errors: throws std::system_error, errc::unsupported with the reason if it is anything else.
+[[nodiscard]] std::size_t inspect_memory(native_handle memory);
+/// Has the system set aside what part of the memory needs, or say now that it cannot: touching it
+/// later would end the process.
+[[nodiscard]] std::error_code reserve_memory(native_handle memory, std::size_t offset,
+                                             std::size_t bytes) noexcept;
+/// Gives part of it back: it reads as zeros then, and is reserved or touched anew. Best effort.
+void unreserve_memory(native_handle memory, std::size_t offset, std::size_t bytes) noexcept;
+/// Errors: throws std::system_error.
+[[nodiscard]] std::byte* map_memory(native_handle memory, std::size_t bytes);
+void unmap_memory(std::byte* first, std::size_t bytes) noexcept;
+/// Makes the pages of a part of a mapping known to this process, so that touching them first costs
+/// nothing later. Best effort.
+void touch_memory(std::byte* first, std::size_t bytes) noexcept;
+/// False: the system does not use large pages for such memory.
+[[nodiscard]] bool use_huge_pages(std::byte* first, std::size_t bytes) noexcept;
+/// Closes a handle that is no socket; no_handle: nothing to do.
+void release_handle(native_handle handle) noexcept;
+[[nodiscard]] std::size_t page_bytes() noexcept;
+
+/// Handles that came along with bytes. More than fit are closed.
+struct handle_list {
+  static constexpr std::size_t most = 8;
+
+  std::array<native_handle, most> handles{};
+  std::size_t count = 0;
+};
+/// As write_some() of one slice and read_some(), on a unix socket, with handles attached to the
+/// first byte. The writer keeps its own.
+///
+/// Shape: at most handle_list::most; `came` is added to, and what it has no room for is closed.
+[[nodiscard]] std::size_t write_with_handles(native_handle socket, const io_slice& from,
+                                             std::span<const native_handle> handles,
+                                             std::error_code& error) noexcept;
+[[nodiscard]] std::size_t read_with_handles(native_handle socket, std::span<std::byte> into,
+                                            handle_list& came, std::error_code& error) noexcept;
+
+// ---- waiting for a word, in any process ---------------------------------------------------
+
+/// Sleeps while `word` is `expected`, at most `limit`; may return early for no reason.
+void sleep_on(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
+              std::chrono::nanoseconds limit) noexcept;
+/// Ends the sleep of those that wait for it, in whatever process that has mapped it.
+void wake_one(const std::atomic<std::uint32_t>& word) noexcept;
+void wake_all(const std::atomic<std::uint32_t>& word) noexcept;
+
+/// Has this process take part in pass_barrier() of any process. False: the system has none.
+///
+/// Threads: any. Cost: a system call the first time.
+[[nodiscard]] bool join_barriers() noexcept;
+/// Makes every thread of all processes that have joined pass a memory barrier, and the caller.
+///
+/// Shape: join_barriers() was true.
+void pass_barrier() noexcept;
 
 /// What lies at the path of a unix socket.
 enum class socket_file : std::uint8_t { none, socket, foreign_owner, not_a_socket };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -10,6 +11,7 @@
 
 #include "core/counter.hpp"
 #include "hawser/buffer.hpp"
+#include "hawser/errc.hpp"
 #include "hawser/executor.hpp"
 #include "os/platform.hpp"
 
@@ -133,6 +135,15 @@ class reactor {
   ///         not called.
   virtual void wait(platform::native_handle handle, readiness::kind what, readiness& entry) = 0;
   virtual void cancel_wait(readiness& entry) noexcept = 0;
+  /// Whether wait_while() can be had here; otherwise who changes the word has to say so through a
+  /// handle.
+  [[nodiscard]] virtual bool waits_for_words() const noexcept { return false; }
+  /// Waits once until somebody, in any process, has woken those that sleep on `word`, or until it
+  /// is not `expected`. cancel_wait() ends that, too. The word must stay until `done`.
+  ///
+  /// Errors: as wait().
+  virtual void wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
+                          readiness& entry);
   /// Some wait still, or were cancelled and have not been told.
   [[nodiscard]] bool has_waits() const noexcept { return waits_ != 0; }
 
@@ -171,6 +182,11 @@ class reactor {
  private:
   std::size_t waits_ = 0;
 };
+
+inline void reactor::wait_while(const std::atomic<std::uint32_t>& /*word*/,
+                                std::uint32_t /*expected*/, readiness& /*entry*/) {
+  failure(errc::unsupported, "this reactor does not wait for words").raise();
+}
 
 /// The reactor on Asio: epoll, kqueue or IOCP.
 ///

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <functional>
@@ -25,6 +26,8 @@
 #include "faults/plan.hpp"
 #include "hawser/driven_runtime.hpp"
 #include "hawser/hawser.hpp"
+#include "link/socket_owner.hpp"
+#include "os/platform.hpp"
 #include "os/reactor.hpp"
 #include "support/config.hpp"
 #include "support/environment.hpp"
@@ -86,6 +89,19 @@ const std::vector<frailty>& frailties() {
       {site::fchmod, "fchmod", both, {EPERM}},
       {site::chmod, "chmod", both, {EPERM, ENOENT}},
       {site::unlink, "unlink", both, {EPERM}},
+      {site::memfd_create, "memfd_create", both, opening},
+      {site::ftruncate, "ftruncate", both, {EINTR, ENOMEM}},
+      {site::add_seals, "adding seals", both, {EPERM}},
+      {site::get_seals, "looking at seals", both, {EINVAL}},
+      {site::fstat, "fstat", both, {ENOMEM}},
+      {site::fstatfs, "fstatfs", both, {ENOSYS, ENOMEM}},
+      {site::fallocate, "fallocate", both, {EINTR, ENOSPC, ENOMEM, EOPNOTSUPP}},
+      {site::punch_hole, "punching a hole", both, {ENOSPC, EOPNOTSUPP}},
+      {site::mmap, "mmap", both, {ENOMEM, EPERM, EACCES}},
+      {site::madvise, "madvise", both, {EINVAL, EFAULT, ENOMEM}},
+      {site::send_handles, "sending handles", both, {EINTR, EAGAIN, EPIPE, ETOOMANYREFS}},
+      {site::recv_handles, "receiving handles", both, {EINTR, EAGAIN, ECONNRESET, ENOMEM}},
+      {site::membarrier, "membarrier", both, {EPERM, ENOSYS}},
       {site::sched_getaffinity, "sched_getaffinity", both, {EINVAL, EPERM}},
       {site::sched_setaffinity, "sched_setaffinity", both, {EINVAL, EPERM}},
       {site::getrandom, "getrandom", both, {cut, EINTR}},
@@ -119,6 +135,7 @@ const std::vector<frailty>& frailties() {
       {site::submit_silent_send, "sending silently", ring, writing},
       {site::submit_poll, "waiting for a socket", ring, {ENOMEM, EINTR}},
       {site::submit_alarm, "the alarm", ring, {ENOMEM, EINTR, ETIME}},
+      {site::submit_word, "waiting for a word", ring, {ENOMEM, EINTR, EFAULT}},
   };
   return all;
 }
@@ -343,6 +360,66 @@ void crowd(const place& /*at*/, hawser::runtime& /*where*/) {
   CHECK(std::all_of(all.begin(), all.end(), [](const readable& each) { return each.is_done; }));
 }
 
+// What shared memory is made of.
+void share_memory(const place& /*at*/, hawser::runtime& /*where*/) {
+  namespace platform = hawser::platform;
+  const std::size_t bytes = platform::page_bytes();
+  const auto [one, other] = platform::socket_pair();
+  const hawser::detail::socket_owner ours(one);
+  const hawser::detail::socket_owner theirs(other);
+  struct handle_owner {
+    ~handle_owner() { platform::release_handle(handle); }
+    platform::native_handle handle = platform::no_handle;
+  };
+  const handle_owner made{platform::create_memory(bytes)};
+  if (const auto error = platform::reserve_memory(made.handle, 0, bytes)) {
+    throw std::system_error(error, "reserve_memory");
+  }
+  const std::byte word{1};
+  std::error_code error;
+  platform::handle_list came;
+  const std::array sent{made.handle};
+  if (platform::write_with_handles(one, {&word, 1}, sent, error) != 1) {
+    throw std::system_error(error, "write_with_handles");
+  }
+  std::array<std::byte, 8> room{};
+  if (platform::read_with_handles(other, room, came, error) != 1) {
+    throw std::system_error(error, "read_with_handles");
+  }
+  const handle_owner taken{came.handles[0]};
+  REQUIRE(came.count == 1);
+  const std::size_t found = platform::inspect_memory(taken.handle);
+  CHECK(found == bytes);
+  std::byte* const first = platform::map_memory(taken.handle, bytes);
+  platform::touch_memory(first, bytes);
+  first[0] = word;
+  platform::unreserve_memory(made.handle, 0, bytes);
+  platform::unmap_memory(first, bytes);
+  platform::pass_barrier();
+}
+
+// A worker sleeps on a word, and somebody wakes it.
+void wait_for_word(const place& /*at*/, hawser::runtime& /*where*/) {
+  const auto reactor = make_reactor();
+  if (reactor == nullptr || !reactor->waits_for_words()) return;
+  struct told : hawser::readiness {
+    told() : readiness([](readiness& entry, std::error_code why) noexcept {
+      static_cast<told&>(entry).error = why;
+      static_cast<told&>(entry).is_done = true;
+    }) {}
+    bool is_done = false;
+    std::error_code error;
+  };
+  std::atomic<std::uint32_t> word{1};
+  told waiting;
+  reactor->wait_while(word, 1, waiting);
+  reactor->turn(0ms);
+  word.store(0);
+  hawser::platform::wake_one(word);
+  while (!waiting.is_done) reactor->turn(10ms);
+  if (waiting.error) throw std::system_error(waiting.error, "wait_while");
+}
+
 // ---- what must hold ---------------------------------------------------------------------------
 
 /// Descriptors close a little later than what has them ends.
@@ -452,6 +529,8 @@ TEST_SUITE("faults") {
       torture_in(runtime, "reconnect", 4, come_again);
       torture_in(runtime, "strangers", 4, meet_strangers);
       torture_in(runtime, "crowd", 3, crowd);
+      torture_in(runtime, "memory", 3, share_memory);
+      torture_in(runtime, "word", 3, wait_for_word);
     }
     {
       hawser::runtime looking(threaded("threads=1 spin=2ms"));
