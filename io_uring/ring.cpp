@@ -66,6 +66,7 @@ uring::alarm::alarm(uring& of) noexcept
 
 uring::uring(reactor_counters& counters) : counters_(counters), alarm_(*this) {
   const char* const flags = set_up();
+  take_from_kernel();  // the memory of another ring, perhaps, that another thread has given back
   try {
     features_.emplace_back(flags);
     probe();
@@ -128,6 +129,7 @@ uring::~uring() {
     }
   }
   io_uring_queue_exit(&ring_);
+  hand_to_kernel();
 }
 
 io_uring_sqe& uring::submission(completion& to) noexcept {

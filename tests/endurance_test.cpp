@@ -229,8 +229,8 @@ TEST_SUITE("endurance") {
     {
       life one;
       one.run();
-      one.check();
       one.close();
+      one.check();
     }
     CHECK(test::open_descriptors() == before);
   }

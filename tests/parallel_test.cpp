@@ -31,7 +31,7 @@ task<std::unique_ptr<int>> boxed(int given) {
   co_return std::make_unique<int>(given);
 }
 
-task<void> count_up(int& counter) {
+task<void> count_up(std::atomic<int>& counter) {
   ++counter;
   co_return;
 }
@@ -76,8 +76,8 @@ task<bool> stops() {
 TEST_SUITE("parallel") {
   TEST_CASE("values come in the order of the tasks, monostate for void, move-only too") {
     const test::watchdog dog(60s);
-    int counter = 0;
-    const auto body = [](int& ran) -> task<std::string> {
+    std::atomic<int> counter{0};
+    const auto body = [](std::atomic<int>& ran) -> task<std::string> {
       auto all = co_await hawser::parallel(value(1), count_up(ran), boxed(3));
       static_assert(std::is_same_v<decltype(all),
                                    std::tuple<int, std::monostate, std::unique_ptr<int>>>);
@@ -106,8 +106,8 @@ TEST_SUITE("parallel") {
   TEST_CASE("all end; the first in order that failed is thrown") {
     const test::watchdog dog(60s);
     for (const unsigned threads : {0U, 1U, 3U}) {
-      int counter = 0;
-      const auto body = [](int& ran) -> task<void> {
+      std::atomic<int> counter{0};
+      const auto body = [](std::atomic<int>& ran) -> task<void> {
         co_await hawser::parallel(count_up(ran), broken("second"), broken("third"), count_up(ran));
       };
       std::string what;

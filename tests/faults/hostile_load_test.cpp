@@ -79,7 +79,8 @@ class besieged {
     over_ = true;
     honest_.join();
     CHECK(answered_ > 0);
-    CHECK(ends.client.rpc().counts().accepted == answered_);
+    const auto counts = test::counts_of(ends.runtime, ends.client, hawser::priority::rpc);
+    CHECK(counts.accepted == answered_);
     test::wait_until(ends.runtime, [this] { return ends.runtime.stats().open_links == 2; });
     // A socket of its own for rpc, both ends.
     test::wait_until(ends.runtime, [this] { return test::open_descriptors() <= descriptors_ + 2; });

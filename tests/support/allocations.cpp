@@ -28,7 +28,7 @@ std::atomic<std::int64_t> now_outstanding_bytes{0};
   return true;
 }
 
-[[nodiscard]] void* allocate(std::size_t bytes, std::size_t alignment) noexcept {
+[[maybe_unused, nodiscard]] void* allocate(std::size_t bytes, std::size_t alignment) noexcept {
   if (must_fail()) return nullptr;
   void* memory = nullptr;
   if (alignment <= alignof(std::max_align_t)) {
@@ -44,7 +44,7 @@ std::atomic<std::int64_t> now_outstanding_bytes{0};
   return memory;
 }
 
-void free_counted(void* memory) noexcept {
+[[maybe_unused]] void free_counted(void* memory) noexcept {
   if (memory == nullptr) return;
   --now_outstanding;
   now_outstanding_bytes -= static_cast<std::int64_t>(::malloc_usable_size(memory));
@@ -74,6 +74,14 @@ allocation_figures allocations() noexcept {
 }
 
 }  // namespace test
+
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define HAWSER_KEEPS_OPERATOR_NEW
+#endif
+#endif
+
+#ifndef HAWSER_KEEPS_OPERATOR_NEW
 
 using test::allocate;
 using test::free_counted;
@@ -116,6 +124,8 @@ void operator delete[](void* memory) noexcept {
 void operator delete[](void* memory, std::size_t /*bytes*/) noexcept {
   free_counted(memory);
 }
+
+#endif
 
 extern "C" {
 

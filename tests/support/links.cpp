@@ -19,6 +19,11 @@ hawser::task<void> join(hawser::listener& from, std::string uri, hawser::link_op
   accepted = std::get<1>(std::move(both));
 }
 
+hawser::task<hawser::channel_counts> count(hawser::link link, hawser::priority kind) {
+  co_await link.opened();
+  co_return link.at(kind).counts();
+}
+
 hawser::task<void> poll(const std::function<bool()>& reached) {
   while (!reached()) co_await hawser::this_task::sleep_for(poll_step);
 }
@@ -70,6 +75,11 @@ linked::linked(transport over, const habits& chosen, std::chrono::seconds limit,
 
 void linked::connect(hawser::link& connected, hawser::link& accepted) {
   hawser::sync_wait(runtime, join(listener, listener.uri(), how.client, connected, accepted));
+}
+
+hawser::channel_counts counts_of(hawser::runtime& where, const hawser::link& link,
+                                 hawser::priority kind) {
+  return hawser::sync_wait(where, count(link, kind));
 }
 
 void wait_until(hawser::runtime& where, const std::function<bool()>& reached) {

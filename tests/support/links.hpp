@@ -66,6 +66,10 @@ struct linked {
 /// The configuration of config() with a log.
 [[nodiscard]] hawser::executor_config config(unsigned threads, log_book& log);
 
+/// Of a link that is alive, read where it lives.
+[[nodiscard]] hawser::channel_counts counts_of(hawser::runtime& where, const hawser::link& link,
+                                               hawser::priority kind);
+
 /// Sleeps on the runtime in small steps until `reached` says so; a watchdog must be on guard.
 void wait_until(hawser::runtime& where, const std::function<bool()>& reached);
 
