@@ -235,10 +235,11 @@ struct told {
 
 // ---- the two roles ----------------------------------------------------------------------------
 
-constexpr std::array roads{road::tcp, road::unix_socket};
+constexpr std::array roads{road::tcp, road::unix_socket, road::shared_memory};
 
 std::string name_of(road via) {
-  return via == road::tcp ? "tcp" : "unix";
+  constexpr std::array names{"tcp", "unix", "shm"};
+  return names[static_cast<std::size_t>(via)];
 }
 
 struct run {
@@ -405,6 +406,7 @@ int main_of(int argc, char** argv, std::span<const entry> entries) {
   std::vector<choice> choices;
   for (const auto& one : entries) {
     for (const auto via : roads) {
+      if ((one.roads & only(via)) == 0) continue;
       const run what{&one, via};
       choices.push_back(
           {what.name(),

@@ -102,7 +102,14 @@ inline constexpr question ping_beside_bulk{"ping_beside_bulk", figure::interfere
 inline constexpr question load{"load", figure::offered_load, small_bytes, 1};
 
 /// What crosses between the processes: the `case` of a result.
-enum class road : std::uint8_t { tcp, unix_socket };
+enum class road : std::uint8_t { tcp, unix_socket, shared_memory };
+
+/// A bit for each road.
+using road_set = unsigned;
+[[nodiscard]] constexpr road_set only(road via) noexcept {
+  return 1U << static_cast<unsigned>(via);
+}
+inline constexpr road_set sockets = only(road::tcp) | only(road::unix_socket);
 
 /// How every message begins; what follows is padding.
 struct note {
@@ -199,7 +206,7 @@ class server_seat {
 
   [[nodiscard]] const question& asked() const noexcept { return *asked_; }
   [[nodiscard]] road via() const noexcept { return road_; }
-  /// Where to listen when via() is unix_socket: the folder exists, the file does not.
+  /// Where to listen, unless via() is tcp: the folder exists, the file does not.
   [[nodiscard]] const std::string& unix_path() const noexcept { return unix_path_; }
   /// Lets the client begin.
   ///
@@ -274,6 +281,7 @@ struct entry {
   void (*serve)(server_seat&);  ///< one client, until it leaves or the process is ended
   void (*call)(client_seat&);
   unsigned cores = 1;  ///< the fewest on which it makes sense
+  road_set roads = sockets;
 };
 
 /// The main function of a peer's program; `--help` says how it is used.

@@ -66,9 +66,21 @@ std::string address_of(const client_seat& seat, link_kind wanted) {
   return seat.address();
 }
 
+// Over unix only sockets are asked for: what becomes of a link by itself is a road of its own.
+std::string address_of(const server_seat& seat) {
+  switch (seat.via()) {
+    case bench::road::tcp:
+      break;
+    case bench::road::unix_socket:
+      return "unix:" + seat.unix_path() + "?share_memory=0";
+    case bench::road::shared_memory:
+      return "shm:" + seat.unix_path();
+  }
+  return "tcp://127.0.0.1:0";
+}
+
 hawser::listener listen(hawser::runtime& runtime, const server_seat& seat) {
-  const bool tcp = seat.via() == bench::road::tcp;
-  auto listener = hawser::listen(runtime, tcp ? "tcp://127.0.0.1:0" : "unix:" + seat.unix_path());
+  auto listener = hawser::listen(runtime, address_of(seat));
   seat.announce(listener.uri());
   return listener;
 }
@@ -384,28 +396,32 @@ task<void> ping_beside_bulk(client_seat& seat) {
 }
 
 constexpr auto asleep = waits::asleep;
+constexpr auto all_roads = bench::sockets | bench::only(bench::road::shared_memory);
 
 constexpr std::array entries{
-    bench::entry{&bench::echo_rtt, "hawser", serve<rpc, echo>, call<rpc, time_round_trips>},
+    bench::entry{&bench::echo_rtt, "hawser", serve<rpc, echo>, call<rpc, time_round_trips>, 1,
+                 all_roads},
     bench::entry{&bench::echo_rtt_sleeping, "hawser", serve<rpc, echo, asleep>,
-                 call<rpc, time_round_trips, asleep>, 2},
+                 call<rpc, time_round_trips, asleep>, 2, all_roads},
     bench::entry{&bench::echo_rtt_one_core, "hawser", serve<rpc, echo, asleep>,
-                 call<rpc, time_round_trips, asleep>},
+                 call<rpc, time_round_trips, asleep>, 1, all_roads},
     bench::entry{&bench::echo_rtt_one_core, "hawser_default", serve<rpc, echo>,
                  call<rpc, time_round_trips>},
-    bench::entry{&bench::echo_throughput, "hawser", serve<stream, echo>, call<stream, echo_window>},
+    bench::entry{&bench::echo_throughput, "hawser", serve<stream, echo>, call<stream, echo_window>,
+                 1, all_roads},
     bench::entry{&bench::echo_throughput, "hawser_sleeping", serve<stream, echo, asleep>,
                  call<stream, echo_window, asleep>},
     bench::entry{&bench::echo_busy, "hawser", serve<stream, echo>, call<stream, echo_window>},
     bench::entry{&bench::echo_busy, "hawser_sleeping", serve<stream, echo, asleep>,
                  call<stream, echo_window, asleep>},
     bench::entry{&bench::echo_32, "hawser", serve_links<serve_all<stream>>,
-                 call_links<call_all<stream>>},
+                 call_links<call_all<stream>>, 1, all_roads},
     bench::entry{&bench::echo_256, "hawser", serve_links<serve_all<rpc>>,
                  call_links<call_all<rpc>>},
     bench::entry{&bench::oneway_throughput, "hawser", serve<stream, count_messages>,
-                 call<stream, send_oneway>},
-    bench::entry{&bench::bulk_1mib, "hawser", serve<bulk, count_messages>, call<bulk, send_bulk>},
+                 call<stream, send_oneway>, 1, all_roads},
+    bench::entry{&bench::bulk_1mib, "hawser", serve<bulk, count_messages>, call<bulk, send_bulk>, 1,
+                 all_roads},
     bench::entry{&bench::connect_reply, "hawser", serve_links<serve_newcomers>,
                  call_links<call_and_leave<link_kind::by_default>>},
     bench::entry{&bench::connect_reply, "hawser_one", serve_links<serve_newcomers>,

@@ -510,7 +510,7 @@ TEST_SUITE("link") {
   }
 
   TEST_CASE("channels get sockets of their own when they are used") {
-    for (const auto over : test::transports) {
+    for (const auto over : test::socket_transports) {
       CAPTURE(test::name_of(over));
       linked ends(over, {.threads = 2});
       CHECK(ends.client.sockets() == 1);
@@ -560,7 +560,7 @@ TEST_SUITE("link") {
   }
 
   TEST_CASE("channels stay on one socket when nobody listens any more") {
-    for (const auto over : test::transports) {
+    for (const auto over : test::socket_transports) {
       CAPTURE(test::name_of(over));
       linked ends(over);
       {

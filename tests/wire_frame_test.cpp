@@ -90,6 +90,8 @@ std::map<std::string, bytes> golden_frames() {
   made["refuse"] = wire::encode(wire::refusal{errc::limit_reached, "too many links"});
   made["attach"] = wire::encode(wire::attach{secret_of(0x10), secret_of(0x20), 3});
   made["attached"] = wire::encode_attached();
+  made["share"] = wire::encode(
+      wire::share{secret_of(0x10), secret_of(0x20), 1, {262'144, 262'144, 1'048'576, 65'536}});
   made["data"] = test::data_frame({1, 0, 0, 0, 0}, bytes_of("hello"));
   made["data with id and codec"] =
       test::data_frame({2, 0, 1000, 1, 0}, bytes_of("\x93\x01\x02\x03"));
@@ -110,6 +112,7 @@ std::map<std::string, bytes> golden_frames() {
   made["close with a code"] = wire::encode_close(errc::protocol_violation, "second END", {});
   made["closed"] = wire::encode_closed({4, 0, 12, 0, 300, 0, 1, 0}, {4, 0, 12, 0, 290, 0, 0, 0});
   made["moved"] = wire::encode_moved(3, 3, 2, 1);
+  made["moved to the main ring"] = wire::encode_moved(0, 4, 3, 1);
   made["unknown"] = wire::encode_token(wire::kind::unknown, 40);
   auto resumed = usual_welcome();
   resumed.features = wire::feature::resume;
@@ -146,6 +149,7 @@ void decode_all(std::span<const std::byte> header) {
   static_cast<void>(wire::decode_welcome(header));
   static_cast<void>(wire::decode_refusal(header));
   static_cast<void>(wire::decode_attach(header));
+  static_cast<void>(wire::decode_share(header));
   static_cast<void>(wire::decode_credit(header));
   static_cast<void>(wire::decode_token(header));
   static_cast<void>(wire::decode_end(header));
@@ -169,6 +173,8 @@ bool decodes(wire::kind what, std::span<const std::byte> header) {
       return wire::decode_attach(header).has_value();
     case wire::kind::attached:
       return wire::peek_kind(header).has_value();
+    case wire::kind::share:
+      return wire::decode_share(header).has_value();
     case wire::kind::data:
       return wire::decode_data(header).has_value();
     case wire::kind::credit:

@@ -43,6 +43,7 @@ struct plan {
   settings server;
   test::wire_habits habits;
   bool several_pipes = false;
+  bool shares = false;         // memory, from some moment on
   std::size_t messages = 0;    // that each side wants to send
   std::size_t bytes_left = 0;  // ... and no more than this
   std::size_t size_large = 0;
@@ -76,6 +77,8 @@ plan make_plan(std::uint64_t seed) {
   made.client = random_settings(dice);
   made.server = random_settings(dice);
   made.several_pipes = !dice.one_in(3);
+  made.client.share = made.shares = dice.one_in(2);
+  made.server.share = made.shares && !dice.one_in(8);
   if (dice.one_in(4)) made.server.local.pipes = 1;
   made.habits.pieces_max = dice.one_in(3) ? 1 : 64;
   made.habits.pipe_bytes = std::size_t{1} << dice.between(9, 20);
@@ -186,6 +189,7 @@ class simulation {
     hawser::wire::hello made;
     made.link_id = plan_.client.link_id;
     made.limits = client_.local_limits();
+    if (plan_.client.share) made.features = hawser::wire::feature::share;
     return made;
   }
 
@@ -222,7 +226,7 @@ class simulation {
         close(dice_.below(2));
         break;
       case ending::reset:
-        wire_.reset(plan_.several_pipes && client_.pipes() == 4 ? dice_.below(4) : 0);
+        wire_.reset(!client_.shares() && client_.pipes() == 4 ? dice_.below(4) : 0);
         break;
       case ending::half_open:
         wire_.swallow(dice_.below(2));
@@ -242,7 +246,12 @@ class simulation {
   }
 
   bool act(std::size_t side) {
-    if (attach_wanted_ != 0 && dice_.one_in(4)) {
+    if (plan_.shares && client_.may_share() && !client_.shares() && dice_.one_in(10)) {
+      wire_.share();
+      return true;
+    }
+    const bool waits = client_.may_share() && !client_.shares();
+    if (attach_wanted_ != 0 && !waits && dice_.one_in(4)) {
       const auto channel = static_cast<std::size_t>(__builtin_ctz(attach_wanted_));
       attach_wanted_ &= attach_wanted_ - 1;
       wire_.attach(channel);

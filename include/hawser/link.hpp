@@ -53,6 +53,15 @@ struct link_options {
   /// that all channels share and those of rpc, stream and bulk. Between two ends on one host the
   /// latter also leave a congestion control that paces (bbr) for cubic or reno, where permitted.
   std::size_t socket_buffer_bytes = 1 << 20;
+  /// Unix: once a link has traffic that is worth it, its frames cross in memory that both processes
+  /// share, and its sockets only tell that the peer lives. Both sides must want it; where it cannot
+  /// be had the sockets go on, and link::road() says why. An address `shm:` requires it.
+  bool share_memory = true;
+  /// By channel, of each direction; a power of two. The side that connects decides, and has the
+  /// memory reserved when a channel is first used.
+  std::array<std::size_t, 4> ring_bytes{256 << 10, 256 << 10, 1 << 20, 64 << 10};
+  std::size_t shared_bytes = 64 << 20;  ///< most that a peer's rings may have
+  bool huge_pages = false;              ///< for shared memory, where the system has them
   /// connect() completes before the answer to its hello, so that what is sent on control and rpc
   /// goes along: the first reply comes after one round trip instead of two. A refusal then is the
   /// error of link::opened(), and ends the link. In a URI 0 or 1.
@@ -95,6 +104,12 @@ struct channel_counts {
   /// those that the peer had not said to be consumed where it was not.
   std::uint64_t lost = 0;
   std::uint64_t missed = 0;    ///< lost on the way to us, as the peer says
+};
+
+/// What the messages of a link cross.
+struct link_road {
+  bool shared_memory = false;
+  std::string why_not;  ///< where it was wanted and could not be had
 };
 
 /// One of the four flow-controlled message queues of a link.
@@ -273,6 +288,8 @@ class link {
   /// Cancel:  by the stop token; the link goes on.
   [[nodiscard]] task<failure> ended() const;
 
+  /// Threads: home worker.
+  [[nodiscard]] link_road road() const;
   [[nodiscard]] std::string peer() const;           ///< address and, on unix, pid and uid
   [[nodiscard]] unsigned sockets() const noexcept;  ///< how many carry the channels now: 1..4
   [[nodiscard]] explicit operator bool() const noexcept { return core_ != nullptr; }
@@ -311,7 +328,7 @@ class listener {
   std::shared_ptr<detail::listener_core> core_;
 };
 
-/// Listens at `tcp://host:port` (no host: loopback), `unix:/path` or `inproc:name`.
+/// Listens at `tcp://host:port` (no host: loopback), `unix:/path`, `shm:/path` or `inproc:name`.
 ///
 /// Unix: the socket file gets mode 0600 (0666 with listen_options::any_user); a stale one is
 /// replaced, a live one refused; peers of other users are turned away before their first byte is

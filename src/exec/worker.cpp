@@ -186,6 +186,20 @@ void worker::at_turn_end(work& hook) noexcept {
   hooks_.push(hook);
 }
 
+// Sources that come or go while they are looked at do no harm: the next is known before.
+void worker::watch(memory_source& added) noexcept {
+  if (std::exchange(added.watched_, true)) return;
+  added.next_ = std::exchange(sources_, &added);
+}
+
+void worker::unwatch(memory_source& gone) noexcept {
+  if (!std::exchange(gone.watched_, false)) return;
+  memory_source** at = &sources_;
+  while (*at != &gone) at = &(*at)->next_;
+  *at = gone.next_;
+  if (next_source_ == &gone) next_source_ = gone.next_;
+}
+
 void worker::add_component(component& added) noexcept {
   added.previous_ = nullptr;
   added.next_ = components_.first;
@@ -260,9 +274,13 @@ std::optional<clock::time_point> worker::run_turn() noexcept {
     look();
     run_items();
   }
-  const auto after = now();  // near enough for all that follows in this turn
-  if (!timers_.empty()) counts_.timers_fired += timers_.advance(after);
   run_hooks();
+  const auto after = latest_ = now();  // near enough for all that follows in this turn
+  const std::size_t fired = timers_.empty() ? 0 : timers_.advance(after);
+  if (fired != 0) {
+    counts_.timers_fired += fired;
+    run_hooks();
+  }
   if (told_phase_ != phase::stopping || !ends()) return after;
   give_up_permits(permits());
   return std::nullopt;
@@ -277,7 +295,9 @@ bool worker::drive(clock::duration limit, bool readable) noexcept {
   enter();
   if (limit > clock::duration::zero() && idle_ && !is_wanted()) {
     ++counts_.parks;
-    reactor_->turn(std::min(time_to_sleep(now()), limit));
+    const auto length = std::min(time_to_sleep(now()), limit);
+    slept_ = true;
+    reactor_->turn(length);
     note_awake();
   }
   if (std::exchange(resting_, false)) answer_call();
@@ -286,6 +306,7 @@ bool worker::drive(clock::duration limit, bool readable) noexcept {
     owner_.tell_producers();
     note_gap(*after);
     reactor_->turn(clock::duration::zero());
+    look_at_memory();
   } else {
     ended_ = true;
   }
@@ -298,6 +319,11 @@ bool worker::drive(clock::duration limit, bool readable) noexcept {
 // False: there is something to do already.
 bool worker::rest() noexcept {
   if (has_work() || components_.untold || reactor_->has_more()) return false;
+  if (sources_ != nullptr) {
+    if (!doze()) return false;
+    reactor_->submit();  // by which the sources wait
+    if (has_work() || reactor_->has_more()) return false;
+  }
   resting_ = true;
   return announce(false);
 }
@@ -475,6 +501,7 @@ void worker::end_turn(clock::time_point now) noexcept {
   const auto limit = time_to_sleep(now);
   if (limit == clock::duration::zero()) {
     reactor_->turn(limit);
+    look_at_memory();
     note_awake();
   } else {
     idle(now, limit);
@@ -500,27 +527,96 @@ void worker::idle(clock::time_point start, clock::duration limit) noexcept {
   }
 }
 
+bool worker::look_at_memory() noexcept {
+  bool found = false;
+  for (memory_source* each = sources_; each != nullptr; each = next_source_) {
+    next_source_ = each->next_;
+    found |= each->look();
+  }
+  return found;
+}
+
+// Nobody looks at memory while the worker sleeps, so that peers are told before, and it looks once
+// more behind the barrier. False: there is something.
+bool worker::doze() noexcept {
+  if (sources_ == nullptr) return true;
+  bool may_sleep = true;
+  bool wants_barrier = false;
+  for (memory_source* each = sources_; each != nullptr; each = each->next_) {
+    may_sleep &= each->doze();
+    wants_barrier |= each->wants_barrier();
+  }
+  if (wants_barrier) {
+    platform::pass_barrier();
+  } else {
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+  }
+  for (memory_source* each = sources_; may_sleep && each != nullptr; each = each->next_) {
+    may_sleep = !each->has_stirred();
+  }
+  for (memory_source* each = sources_; each != nullptr; each = each->next_) {
+    may_sleep ? static_cast<void>(each->watched_ = false) : each->stay_awake();
+  }
+  if (may_sleep) sources_ = nullptr;
+  return may_sleep;
+}
+
+// What stirs in memory is answered from here, so that no clock is read between a question and its
+// answer; now and then the loop has its turn.
 bool worker::spin(clock::time_point start, clock::duration limit, bool searching) noexcept {
   constexpr unsigned rounds_a_search = 4;
+  constexpr unsigned looks_a_round = 16;
+  constexpr auto longest = 100us;  // without a look at what only the loop looks at
   const auto budget = std::min<clock::duration>(spin_.next(), limit);
   if (budget <= clock::duration::zero()) return false;
   ++counts_.spins;
+  auto since = start;
+  auto latest = start;
   for (unsigned round = 1;; ++round) {
+    bool stirred = false;
+    for (unsigned i = 0; sources_ != nullptr && !stirred && i < looks_a_round; ++i) {
+      stirred = look_at_memory();
+    }
+    if (stirred && !searching) {
+      note_found(latest - since);
+      run_stirred(latest);
+      since = latest = latest_ = now();
+      if (is_wanted() || latest - start >= longest) return true;
+      if (time_to_sleep(latest) == clock::duration::zero()) return true;
+      ++counts_.spins;
+      continue;
+    }
     reactor_->poll();
     run_hooks();
-    const bool found = !ready_.empty() || is_wanted() ||
+    const bool found = stirred || !ready_.empty() || is_wanted() ||
                        (searching && round % rounds_a_search == 0 && search());
-    const auto spent = now() - start;
-    if (!found && spent < budget) continue;
-    counts_.spin_ns += static_cast<std::uint64_t>(spent.count());
-    if (!found) {
-      spin_.missed(spent);
-      return false;
+    latest = latest_ = now();
+    const auto spent = latest - since;
+    if (found) {
+      note_found(spent);
+      return true;
     }
-    ++counts_.spins_paid;
-    spin_.found(spent);
-    return true;
+    if (spent < budget) continue;
+    counts_.spin_ns += static_cast<std::uint64_t>(spent.count());
+    spin_.missed(spent);
+    return false;
   }
+}
+
+void worker::note_found(clock::duration spent) noexcept {
+  counts_.spin_ns += static_cast<std::uint64_t>(spent.count());
+  ++counts_.spins_paid;
+  spin_.found(spent);
+}
+
+// What a turn does, as far as it must be done now. `when` is nearly the time.
+void worker::run_stirred(clock::time_point when) noexcept {
+  ++counts_.turns;
+  turn_start_ = when;
+  alive_.store(when.time_since_epoch().count(), std::memory_order_relaxed);
+  run_items();
+  run_hooks();
+  alive_.store(asleep, std::memory_order_relaxed);
 }
 
 // Announces first and looks once more then: whoever queues something afterwards sees the
@@ -528,10 +624,17 @@ bool worker::spin(clock::time_point start, clock::duration limit, bool searching
 // that still search.
 void worker::park(bool searching) noexcept {
   give_up_permits(permits());
+  if (!doze()) {
+    if (searching) stop_searching();
+    look_at_memory();
+    return;
+  }
   if (announce(searching)) {
     ++counts_.parks;
     // The search and the spinning have taken their time.
-    reactor_->turn(time_to_sleep(now()));
+    const auto length = time_to_sleep(now());
+    slept_ = true;
+    reactor_->turn(length);
   }
   answer_call();
 }
@@ -663,7 +766,8 @@ void worker::note_gap(clock::time_point now) noexcept {
 }
 
 void worker::note_awake() noexcept {
-  turn_start_ = now();
+  turn_start_ = latest_ = now();
+  slept_ = false;
   alive_.store(turn_start_.time_since_epoch().count(), std::memory_order_relaxed);
 }
 

@@ -12,6 +12,7 @@
 #include "core/counter.hpp"
 #include "exec/component.hpp"
 #include "exec/inbox.hpp"
+#include "exec/memory_source.hpp"
 #include "exec/ready_queues.hpp"
 #include "exec/spin_budget.hpp"
 #include "exec/timer_wheel.hpp"
@@ -26,9 +27,9 @@ class worker;
 
 /// One thread of the runtime: run queues by priority, a timer wheel and a reactor.
 ///
-///   loop: look for posts -> run queues (a budget) -> timers -> at_turn_end -> reactor
+///   loop: look for posts -> run queues (a budget) -> at_turn_end -> timers -> reactor, memory
 ///
-/// Timers come before the hooks, so that what they send leaves in the same turn. With nothing to
+/// What timers send leaves in the same turn, too. With nothing to
 /// run a worker searches the others, looks at its reactor for as long as that pays, and then
 /// sleeps in it.
 ///
@@ -54,6 +55,8 @@ class alignas(64) worker final : public executor {
   void arm(timer& entry, clock::time_point deadline) noexcept override;
   void disarm(timer& entry) noexcept override;
   [[nodiscard]] clock::time_point now() const noexcept override;
+  /// The time, or a time a little before: some microseconds, but for what runs long.
+  [[nodiscard]] clock::time_point lately() const noexcept { return slept_ ? now() : latest_; }
   [[nodiscard]] errc post_blocking(work& item) noexcept override;
   void report_failure(std::exception_ptr failure) noexcept override;
 
@@ -63,6 +66,11 @@ class alignas(64) worker final : public executor {
   ///
   /// Shape: in at most one queue at a time; not posted elsewhere meanwhile.
   void at_turn_end(work& hook) noexcept;
+
+  /// Looks there in every turn from now on, and while it looks for work. Nothing happens if it does
+  /// already; unwatch() likewise.
+  void watch(memory_source& added) noexcept;
+  void unwatch(memory_source& gone) noexcept;
 
   void add_component(component& added) noexcept;
   void remove_component(component& gone) noexcept;
@@ -191,7 +199,11 @@ class alignas(64) worker final : public executor {
   }
   [[nodiscard]] clock::duration time_to_sleep(clock::time_point now) noexcept;
   void idle(clock::time_point start, clock::duration limit) noexcept;
+  bool look_at_memory() noexcept;
+  [[nodiscard]] bool doze() noexcept;
   [[nodiscard]] bool spin(clock::time_point start, clock::duration limit, bool searching) noexcept;
+  void note_found(clock::duration spent) noexcept;
+  void run_stirred(clock::time_point when) noexcept;
   void park(bool searching) noexcept;
   /// Says that it sleeps. False: there is something to do; answer_call() follows in any case.
   [[nodiscard]] bool announce(bool searching) noexcept;
@@ -224,6 +236,8 @@ class alignas(64) worker final : public executor {
   work_list hooks_;
   timer_wheel timers_;
   component_list components_;
+  memory_source* sources_ = nullptr;  // that it looks at
+  memory_source* next_source_ = nullptr;
   phase told_phase_ = phase::running;
   clock::time_point give_up_ = clock::time_point::max();  // when it ends in spite of work
   // Driven:
@@ -239,6 +253,8 @@ class alignas(64) worker final : public executor {
   spin_budget spin_;
   std::array<wait_sample, priority_count> samples_;
   clock::time_point turn_start_;
+  clock::time_point latest_;  // when the clock was read last
+  bool slept_ = false;        // perhaps long ago
   alignas(64) counters counts_;
   std::array<std::atomic<std::uint64_t>, priority_count> injected_taken_{};
   counter overflowed_;

@@ -63,6 +63,11 @@ failure channel_operation::why() const {
 
 // ---- channel_core ---------------------------------------------------------------------------
 
+void channel_core::sent() noexcept {
+  owner_->touch(index_);
+  if (wire().is_worth_a_flush(index_)) owner_->flush_ring(wire().pipe_of(index_));
+}
+
 errc channel_core::ended_code() noexcept {
   wire::machine& machine = wire();
   return machine.ended() && machine.why().code() != errc::closed ? errc::link_lost : errc::closed;
@@ -148,11 +153,17 @@ void channel_core::retry_flushers() noexcept {
 bool channel::send_op::await_ready() noexcept {
   link_core& link = owner_->owner();
   if (!link.at_home()) return false;
+  if (link.may_send_to_ring() && owner_->senders(lane_).empty() &&
+      link.send_to_ring(owner_->index(), owner_->lane_index(lane_), message_.bytes(),
+                        message_.header())) {
+    if (!borrows_) message_.let_go();
+    return true;
+  }
   if (!owner_->senders(lane_).empty() ||
       !link.wire().send_quickly(owner_->lane_index(lane_), message_.bytes(), message_.header())) {
     return attempt();
   }
-  link.touch();
+  link.touch(owner_->index());
   if (!borrows_) message_.let_go();
   return true;
 }
@@ -170,7 +181,7 @@ bool channel::send_op::attempt() noexcept {
                              : wire.send(index, message_);
   switch (said) {
     case wire::verdict::accepted:
-      owner_->owner().touch();
+      owner_->sent();
       return true;
     case wire::verdict::started:
       started_ = true;
@@ -232,7 +243,7 @@ bool channel::send_batch_op::attempt() noexcept {
     switch (wire.send(index, messages_.front())) {
       case wire::verdict::accepted:
         messages_ = messages_.subspan(1);
-        owner_->owner().touch();
+        owner_->sent();
         continue;
       case wire::verdict::started:
         started_ = true;
@@ -413,7 +424,7 @@ bool channel::try_send(std::span<const std::byte> bytes, lane via) {
   if (!core_->senders(via).empty()) return false;
   switch (core_->wire().send_at_once(core_->lane_index(via), bytes, message_header{})) {
     case wire::verdict::accepted:
-      core_->owner().touch();
+      core_->sent();
       return true;
     case wire::verdict::started:
     case wire::verdict::blocked:

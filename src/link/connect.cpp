@@ -89,7 +89,7 @@ class writable_op final : public operation {
 /// until the status has changed, or until the link has ended.
 class settle_op final : public channel_operation {
  public:
-  enum class goal : std::uint8_t { open, greeted, changed, ended };
+  enum class goal : std::uint8_t { open, greeted, changed, ended, shared };
 
   settle_op(link_core& core, goal wanted, bool close, link::status known = {}) noexcept
       : channel_operation(core.at(0)), core_(core), goal_(wanted), close_(close), known_(known) {}
@@ -109,6 +109,9 @@ class settle_op final : public channel_operation {
         return core_.status() != known_;
       case goal::ended:
         return core_.wire().ended();
+      case goal::shared:
+        core_.consider_sharing(true);
+        return core_.wire().ended() || core_.is_sharing_settled();
     }
     return true;
   }
@@ -120,6 +123,8 @@ class settle_op final : public channel_operation {
         return core_.greeters;
       case goal::changed:
         return core_.changers;
+      case goal::shared:
+        return core_.sharers;
       case goal::ended:
         break;
     }
@@ -183,6 +188,54 @@ class client_attacher final : public attacher {
   std::optional<exchange> exchange_;
 };
 
+/// Offers the server a segment, over a connection of its own.
+class client_sharer final : public attacher {
+ public:
+  client_sharer(link_core& core, const target& to)
+      : core_(core),
+        segment_(shm::segment::create(core.options().ring_bytes, core.options().huge_pages)) {
+    if (const std::error_code error = segment_.reserve(0)) {
+      throw std::system_error(error, "shared memory: cannot reserve");
+    }
+    exchange::plan plan;
+    const auto dialled = dial(to, plan.connecting);
+    if (!dialled.has_value()) failure(errc::unreachable, to.uri + ": its queue is full").raise();
+    socket_owner dialling(*dialled);
+    wire::share offer{core.wire().link_id(), core.wire().attach_secret(), shm::layout_version, {}};
+    std::copy(segment_.sizes().begin(), segment_.sizes().end(), offer.ring_bytes.begin());
+    plan.words = wire::encode(offer);
+    plan.handles.push_back(segment_.handle());
+    plan.limit = core.options().handshake_timeout;
+    plan.socket = dialling.give();
+    exchange_.emplace(core.home(), std::move(plan),
+                      [this](const exchange::outcome& why, platform::native_handle socket,
+                             const exchange::first_words& came) { done(why, socket, came); });
+    exchange_->start();
+  }
+
+ private:
+  // Both calls end this object.
+  void done(const exchange::outcome& why, platform::native_handle socket,
+            const exchange::first_words& came) noexcept {
+    if (why.has_value()) return core_.share_failed(why->detail());
+    const auto start = wire::peek_kind(came.header);
+    if (start.has_value() && start->kind == wire::kind::attached) {
+      return core_.share(std::move(segment_), shm::side::client, socket);
+    }
+    platform::close(socket);
+    try {
+      const auto refused = wire::decode_refusal(came.header);
+      core_.share_failed(refused.has_value() ? refused->text : "no answer to an offer to share");
+    } catch (const std::bad_alloc&) {
+      core_.share_failed("refused");
+    }
+  }
+
+  link_core& core_;
+  shm::segment segment_;
+  std::optional<exchange> exchange_;
+};
+
 std::vector<target> find_inside(worker& here, const endpoint& to) {
   const auto found = here.runtime().find_name(to.name);
   if (found == nullptr) failure(errc::unreachable, to_uri(to) + ": nobody listens").raise();
@@ -225,6 +278,17 @@ task<void> settled(link_core& core) {
   if (core.wire().connections() != 0) co_return;
   const failure why = core.wire().why();
   failure(why.code(), core.peer() + ": " + why.detail()).raise();
+}
+
+// Of an address that requires it.
+task<void> shared(link_core& core) {
+  co_await settle_op(core, settle_op::goal::shared, false);
+  if (core.wire().shares()) co_return;
+  const link_road road = core.road();
+  failure(errc::unsupported,
+          core.peer() + ": no shared memory: " +
+              (road.why_not.empty() ? "the peer does not want it" : road.why_not))
+      .raise();
 }
 
 task<platform::native_handle> reach(target to) {
@@ -331,6 +395,7 @@ task<link> connect_within(endpoint to, link_options options) {
     worker& home = worker::current()->runtime().pick_home();
     co_await hop_to(home);
     wire::settings settings = make_settings(options);
+    settings.share = options.share_memory && to.scheme == scheme::unix_socket;
     home.runtime().fill_random(settings.link_id.data(), settings.link_id.size());
     link_core::origin origin;
     origin.peer = each.uri;
@@ -338,13 +403,19 @@ task<link> connect_within(endpoint to, link_options options) {
     origin.attach = [each](link_core& core, std::size_t channel) -> std::unique_ptr<attacher> {
       return std::make_unique<client_attacher>(core, channel, each);
     };
+    if (settings.share) {
+      origin.share = [each](link_core& core) -> std::unique_ptr<attacher> {
+        return std::make_unique<client_sharer>(core, each);
+      };
+    }
     if (options.survive > clock::duration::zero()) {
       origin.reach_again = [to](link_core& core) { start_reaching(core, to); };
     }
     auto* const core = new link_core(home, options, settings, std::move(origin));
     link handle(core);
     core->start(socket.give(), {});
-    if (!options.early) co_await settled(*core);
+    if (!options.early || to.must_share) co_await settled(*core);
+    if (to.must_share) co_await shared(*core);
     co_return handle;
   }
   if (!last.has_value()) last.emplace(errc::unreachable, to_uri(to) + ": no address");
@@ -409,6 +480,11 @@ task<link::status> link::changed(status known) const {
 
 task<link::status> link::changed() const {
   return changed(status{});
+}
+
+link_road link::road() const {
+  HAWSER_ASSERT(core_ != nullptr);
+  return core_->road();
 }
 
 std::string link::peer() const {

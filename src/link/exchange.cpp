@@ -78,7 +78,9 @@ bool exchange::advance() {
   std::error_code error;
   while (written_ < plan_.words.size()) {
     const platform::io_slice rest{plan_.words.data() + written_, plan_.words.size() - written_};
-    written_ += platform::write_some(plan_.socket, {&rest, 1}, error);
+    written_ += written_ == 0 && !plan_.handles.empty()
+                    ? platform::write_with_handles(plan_.socket, rest, plan_.handles, error)
+                    : platform::write_some(plan_.socket, {&rest, 1}, error);
     if (!error) continue;
     wanted_ = readiness::kind::writable;
     if (platform::would_block(error)) return false;
@@ -93,7 +95,9 @@ bool exchange::read_frame() {
   std::array<std::byte, wire::header_bytes_max> room;
   while (true) {
     std::error_code error;
-    const std::size_t got = platform::read_some(plan_.socket, room, error);
+    const std::size_t got = plan_.over_unix ? platform::read_with_handles(
+                                                  plan_.socket, room, came_.handles.all(), error)
+                                            : platform::read_some(plan_.socket, room, error);
     if (error && platform::would_block(error)) return false;
     if (error) return fail(errc::link_lost, error.message()), true;
     if (got == 0) return fail(errc::link_lost, "hung up before the first frame"), true;

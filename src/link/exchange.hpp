@@ -8,6 +8,7 @@
 
 #include "exec/worker.hpp"
 #include "hawser/errc.hpp"
+#include "link/socket_owner.hpp"
 #include "wire/frame.hpp"
 
 namespace hawser::detail {
@@ -23,11 +24,14 @@ class exchange {
     platform::native_handle socket = platform::no_handle;
     bool connecting = false;           ///< wait until writable, then ask for the outcome
     std::vector<std::byte> words;      ///< written first; at most header_bytes_max
+    std::vector<platform::native_handle> handles;  ///< that go along with them; the caller's
+    bool over_unix = false;                        ///< handles may come along with the frame
     clock::duration limit{};           ///< for all of it
   };
   struct first_words {
     std::vector<std::byte> header;  ///< the first frame after its length
     std::vector<std::byte> rest;    ///< what has arrived behind it
+    handle_owners handles;          ///< what came along
   };
   /// The socket and what was read, or why not; the socket is closed then. The exchange may be
   /// destroyed inside. Throws nothing.

@@ -21,10 +21,16 @@ constexpr std::size_t unsent_bytes_shared = 128 << 10;
 // How long the last words of a link that failed may take to leave.
 constexpr auto linger_time = std::chrono::milliseconds(500);
 constexpr unsigned writes_a_flush = 4;
-constexpr std::array<std::size_t, wire::pipe_count> flush_order{1, 2, 0, 3};
+constexpr std::array<std::size_t, wire::pipe_count> flush_order{1, 2, wire::shared_main, 0, 3};
 // How long a channel is used before it gets a socket of its own: a link that asks one question does
 // not pay for it, and the first reply does not wait for it.
 constexpr auto attach_pause = std::chrono::milliseconds(2);
+// The credit that has gone to and fro when a link is worth a segment: some thirty small messages.
+constexpr std::uint64_t worth_sharing = 4 << 10;
+
+constexpr std::size_t ring_pipe(std::size_t channel) noexcept {
+  return channel == 0 ? wire::shared_main : channel;
+}
 
 }  // namespace
 
@@ -49,6 +55,7 @@ wire::settings make_settings(const link_options& options) {
   settings.keepalive_timeout = options.keepalive_timeout;
   settings.survive = options.survive;
   settings.resend = options.resend;
+  settings.share = options.share_memory;
   return settings;
 }
 
@@ -104,6 +111,16 @@ void link_core::pipe::start(platform::native_handle socket) {
   stream_->start_reading();
 }
 
+// Nobody reads a ring before the peer has moved there.
+void link_core::pipe::start(std::unique_ptr<shm::ring_stream> ring) noexcept {
+  ring_ = ring.get();
+  socket_ = platform::no_handle;
+  tuned_ = true;
+  writing_ = closing_ = false;
+  stream_ = std::move(ring);
+  owner_->open_pipes_ |= 1U << index_;
+}
+
 void link_core::pipe::tune() noexcept {
   platform::stream_options options;
   if (owner_->origin_.kernel_buffers || index_ != 0) {
@@ -154,17 +171,23 @@ std::span<std::byte> link_core::pipe::direct_space() noexcept {
 }
 
 void link_core::pipe::on_direct(std::size_t bytes) noexcept {
-  owner_->machine_.receive_direct(index_, bytes, owner_->home_.now());
+  owner_->machine_.receive_direct(index_, bytes, owner_->home_.lately());
   owner_->settle();
 }
 
 void link_core::pipe::on_block(block* filled, std::size_t bytes) noexcept {
-  owner_->machine_.receive(index_, filled, bytes, owner_->home_.now());
+  owner_->machine_.receive(index_, filled, bytes, owner_->home_.lately());
   owner_->settle();
 }
 
 void link_core::pipe::on_end(std::error_code why) noexcept {
-  owner_->machine_.pipe_ended(index_, why);
+  // What a peer had put into shared memory has arrived, even if it is dead now.
+  if (index_ == 0 && owner_->port_ != nullptr) owner_->port_->drain();
+  if (why == errc::protocol_violation) {
+    owner_->machine_.fail(errc::protocol_violation, "a ring in shared memory is broken");
+  } else {
+    owner_->machine_.pipe_ended(index_, why);
+  }
   close();
   owner_->dispatch();
 }
@@ -181,9 +204,10 @@ void link_core::pipe::on_written(std::error_code error) noexcept {
 }
 
 void link_core::pipe::on_closed() noexcept {
+  ring_ = nullptr;
   stream_.reset();
   owner_->open_pipes_ &= ~(1U << index_);
-  owner_->sockets_.fetch_sub(1, std::memory_order_relaxed);
+  if (socket_ != platform::no_handle) owner_->sockets_.fetch_sub(1, std::memory_order_relaxed);
   if (owner_->open_pipes_ == 0) owner_->on_pipes_closed();
   owner_->try_inert();
 }
@@ -219,7 +243,12 @@ void link_core::start_attach(std::size_t channel) noexcept {
   if (!origin_.attach || !machine_.attach_allowed(channel) || attachers_[channel] != nullptr) {
     return;
   }
+  if (origin_.share && may_still_share() && port_ == nullptr) {
+    attach_later_ |= 1U << channel;
+    return consider_sharing(false);
+  }
   try {
+    if (port_ != nullptr) return open_ring(channel);
     attachers_[channel] = origin_.attach(*this, channel);
   } catch (const std::exception& error) {
     attach_failed(channel, error.what());
@@ -253,12 +282,128 @@ void link_core::attach_failed(std::size_t channel, std::string_view why) noexcep
   if (machine_.ended()) try_inert();
 }
 
+// ---- shared memory --------------------------------------------------------------------------
+
+void link_core::consider_sharing(bool now) noexcept {
+  if (share_asked_ || !origin_.share || !may_still_share() || machine_.offline()) return;
+  if (!now && machine_.traffic() < worth_sharing) return;
+  share_asked_ = true;
+  try {
+    sharer_ = origin_.share(*this);
+  } catch (const std::exception& error) {
+    share_failed(error.what());
+  }
+}
+
+void link_core::share(shm::segment mapped, shm::side own, platform::native_handle socket) noexcept {
+  sharer_.reset();
+  if (machine_.ended() || machine_.offline() || port_ != nullptr) {
+    platform::close(socket);
+    return;
+  }
+  try {
+    port_ = new shm::port(home_, std::move(mapped), own, socket, *this);
+  } catch (const std::exception& error) {
+    platform::close(socket);
+    return share_failed(error.what());
+  }
+  try {
+    pipes_[wire::shared_main].start(port_->open(0, pipes_[wire::shared_main]));
+  } catch (const std::bad_alloc&) {
+    drop_port();
+    return share_failed("no memory");
+  }
+  machine_.shared();
+  for (unsigned left = std::exchange(attach_later_, 0U); left != 0; left &= left - 1) {
+    start_attach(static_cast<std::size_t>(std::countr_zero(left)));
+  }
+  dispatch();
+  channel_core::retry(sharers);
+  touch();
+}
+
+void link_core::share_failed(std::string_view why) noexcept {
+  sharer_.reset();
+  try {
+    unshared_because_ = why;
+  } catch (const std::bad_alloc&) {
+    unshared_because_ = "no memory";  // short enough to need none
+  }
+  home_.runtime().log(log_level::info, "link", [&] {
+    return "link to " + origin_.peer + " goes on over sockets: " + unshared_because_;
+  });
+  for (unsigned left = std::exchange(attach_later_, 0U); left != 0; left &= left - 1) {
+    start_attach(static_cast<std::size_t>(std::countr_zero(left)));
+  }
+  channel_core::retry(sharers);
+  if (machine_.ended()) try_inert();
+}
+
+// Errors: throws what keeps the channel where it is.
+void link_core::open_ring(std::size_t channel) {
+  if (const std::error_code error = port_->reserve(channel)) {
+    throw std::system_error(error, "shared memory: cannot reserve");
+  }
+  pipes_[channel].start(port_->open(channel, pipes_[channel]));
+  machine_.attached(channel);
+  touch();
+}
+
+// The peer writes into these rings from now on. A server has not moved there itself yet.
+void link_core::see_moved(unsigned channels) noexcept {
+  if (port_ == nullptr) return;
+  for (; channels != 0; channels &= channels - 1) {
+    const auto channel = static_cast<std::size_t>(std::countr_zero(channels));
+    pipe& in = pipes_[ring_pipe(channel)];
+    if (!in.open()) {
+      try {
+        in.start(port_->open(channel, in));
+        machine_.attached(channel);
+      } catch (const std::bad_alloc&) {
+        return machine_.fail(errc::resource_exhausted, "no memory for a ring");
+      }
+    }
+    if (in.usable()) in.read();
+  }
+  touch();
+}
+
+void link_core::on_port_lost(std::error_code why) noexcept {
+  machine_.pipe_ended(wire::shared_main, why);
+  dispatch();
+}
+
+void link_core::drop_port() noexcept {
+  if (port_ != nullptr) shm::port::abandon(std::exchange(port_, nullptr));
+}
+
 // ---- the turn -------------------------------------------------------------------------------
 
 void link_core::queue_flush() noexcept {
   if (inert_) return;
   flush_queued_ = true;
   home_.at_turn_end(flush_work_);
+}
+
+void link_core::begin_flush(std::size_t channel) noexcept {
+  queue_flush();
+  if (port_ != nullptr) flush_ring(machine_.pipe_of(channel));
+}
+
+bool link_core::send_to_ring(std::size_t channel, std::size_t lane,
+                             std::span<const std::byte> bytes,
+                             const message_header& header) noexcept {
+  shm::ring_stream* const ring = pipes_[machine_.pipe_of(channel)].ring();
+  if (ring == nullptr) return false;
+  std::size_t frame = 0;
+  const bool sent = machine_.send_directly(lane, bytes, header, [&](std::size_t room) {
+    frame = room;
+    return ring->place(room);
+  });
+  if (!sent) return false;
+  ring->commit(frame);
+  queue_flush();
+  return true;
 }
 
 void link_core::run_flush(work& item) noexcept {
@@ -269,10 +414,15 @@ void link_core::run_flush(work& item) noexcept {
 // pipe once more at the end: what the others have just framed may let it say END or CLOSE.
 void link_core::flush() noexcept {
   flush_queued_ = false;
+  if (port_ != nullptr && !machine_.may_have_output() && !machine_.has_happened() &&
+      !machine_.ended()) {
+    return;  // send_to_ring() has done it all
+  }
   for (const std::size_t each : flush_order) {
     if ((open_pipes_ & 1U << each) != 0) pipes_[each].flush();
   }
-  pipes_[0].flush();
+  pipes_[machine_.main_pipe()].flush();
+  if (!share_asked_ && origin_.share) consider_sharing(false);
   // What left at once may have let others say something: a channel that has moved. Before
   // dispatch(), which may be our end.
   touch_for_output();
@@ -286,7 +436,7 @@ void link_core::settle() noexcept {
 }
 
 void link_core::touch_for_output() noexcept {
-  if (flush_queued_) return;
+  if (flush_queued_ || !machine_.may_have_output()) return;
   for (unsigned left = open_pipes_; left != 0; left &= left - 1) {
     if (pipes_[static_cast<std::size_t>(std::countr_zero(left))].wants_flush()) return touch();
   }
@@ -295,34 +445,43 @@ void link_core::touch_for_output() noexcept {
 void link_core::dispatch() noexcept {
   if (dispatching_) return;
   dispatching_ = true;
-  while (true) {
+  bool rare = false;
+  while (machine_.has_happened()) {
     const wire::happenings now = machine_.take_happenings();
-    const unsigned any = now.readable | now.writable | now.flushed | now.attach_wanted;
-    if (any == 0 && !now.established && !now.broken && !now.ended) break;
-    for (unsigned left = any; left != 0; left &= left - 1) {
+    for (unsigned left = now.readable | now.writable | now.flushed; left != 0; left &= left - 1) {
       const auto i = static_cast<std::size_t>(std::countr_zero(left));
       const unsigned bit = 1U << i;
       if ((now.readable & bit) != 0) channels_[i].readable();
       if ((now.writable & bit) != 0) channels_[i].writable();
       if ((now.flushed & bit) != 0) channels_[i].flushed();
     }
-    if (now.attach_wanted != 0) {
-      attach_wanted_ |= now.attach_wanted;
-      if (!attach_timer_.armed()) home_.arm(attach_timer_, home_.now() + attach_pause);
-    }
-    if (now.established && close_wanted_) close();
-    if (now.established || now.broken || now.ended) note_change();
-    if (now.established || now.ended) {
-      channel_core::retry(openers);
-      channel_core::retry(greeters);
-    }
-    if (now.established || now.broken || now.ended) channel_core::retry(changers);
-    if (now.ended) channel_core::retry(enders);
-    if (now.broken) on_broken();
+    if (!now.any_rare()) continue;
+    rare = true;
+    dispatch_rare(now);
   }
   dispatching_ = false;
-  rearm();
+  if (rare || !timer_.armed()) rearm();
   if (machine_.ended()) finish_up();
+}
+
+void link_core::dispatch_rare(const wire::happenings& now) noexcept {
+  if (now.attach_wanted != 0) {
+    attach_wanted_ |= now.attach_wanted;
+    if (!attach_timer_.armed()) home_.arm(attach_timer_, home_.now() + attach_pause);
+  }
+  if (now.moved != 0) see_moved(now.moved);
+  if (now.established && close_wanted_) close();
+  if (now.established || now.broken || now.ended) {
+    note_change();
+    channel_core::retry(changers);
+    channel_core::retry(sharers);
+  }
+  if (now.established || now.ended) {
+    channel_core::retry(openers);
+    channel_core::retry(greeters);
+  }
+  if (now.ended) channel_core::retry(enders);
+  if (now.broken) on_broken();
 }
 
 // The timer may fire early: deadlines only move away while the peer is heard.
@@ -385,12 +544,16 @@ void link_core::note_change() noexcept {
 void link_core::on_broken() noexcept {
   for (auto& each : attachers_) each.reset();
   if (attach_timer_.armed()) home_.disarm(attach_timer_);
-  attach_wanted_ = 0;
+  attach_wanted_ = attach_later_ = 0;
+  sharer_.reset();
+  share_asked_ = false;
+  unshared_because_.clear();
   for (auto& each : pipes_) each.close();
 }
 
 // What is half written or half read stays where it is until nobody touches it any more.
 void link_core::on_pipes_closed() noexcept {
+  drop_port();
   if (!machine_.offline() || machine_.ended()) return;
   machine_.leave_connection(home_.now());
   if (comeback_ != nullptr) return welcome_back();
@@ -478,12 +641,14 @@ void link_core::on_abandon() noexcept {
 // The machine has ended. Its last words leave first, if they can, within a short time.
 void link_core::finish_up() noexcept {
   for (auto& each : attachers_) each.reset();
+  sharer_.reset();
   if (attach_timer_.armed()) home_.disarm(attach_timer_);
   refuse_comeback();
   unreachable_.request_stop();
-  pipes_[0].flush();  // now: whoever waited for the end may go on to something long
+  pipe& last = pipes_[machine_.main_pipe()];
+  last.flush();  // now: whoever waited for the end may go on to something long
   if (registry_ != nullptr) std::exchange(registry_, nullptr)->remove(*this);
-  if (pipes_[0].usable() && (pipes_[0].writing() || machine_.has_output(0))) {
+  if (last.usable() && (last.writing() || machine_.has_output(machine_.main_pipe()))) {
     if (!std::exchange(linger_, true)) {
       if (timer_.armed()) home_.disarm(timer_);
       home_.arm(timer_, home_.now() + linger_time);

@@ -19,6 +19,8 @@
 #include "link/waiters.hpp"
 #include "os/birthmark.hpp"
 #include "os/reactor.hpp"
+#include "shm/port.hpp"
+#include "shm/ring_stream.hpp"
 #include "wire/machine.hpp"
 
 namespace hawser::detail {
@@ -63,6 +65,8 @@ class channel_core {
   }
   [[nodiscard]] inline wire::machine& wire() noexcept;
   [[nodiscard]] errc ended_code() noexcept;  // for one that cannot go on
+  /// Something was accepted, not on the short way.
+  void sent() noexcept;
   void wait_to_receive(channel_operation& one) noexcept;
   /// No message is there. True: none will come, and the receiver knows why.
   [[nodiscard]] bool nothing_left(channel_operation& receiver) noexcept;
@@ -101,13 +105,15 @@ class channel_core {
 ///   inert, no handle, no message --> deleted
 ///   alive --machine offline--> closing pipes --last on_closed--> alive, without pipes
 ///         --reconnect() or resume()--> alive
-class link_core final : public component {
+class link_core final : public component, private shm::port_events {
  public:
   struct origin {
     std::string peer;                               ///< for people
     bool kernel_buffers = false;                    ///< raise the socket buffers
     /// Client: opens a further socket for a channel and calls attach() or attach_failed().
     std::function<std::unique_ptr<attacher>(link_core&, std::size_t)> attach;
+    /// Client whose peer is on this host: offers it a segment and calls share() or share_failed().
+    std::function<std::unique_ptr<attacher>(link_core&)> share;
     /// Client that survives: starts something that tries to reach the peer until is_settled(), and
     /// then calls end_reaching().
     std::function<void(link_core&)> reach_again;
@@ -149,9 +155,35 @@ class link_core final : public component {
                             std::span<const std::byte> rest) noexcept;
   /// An attempt to attach ended without a socket; the channel stays on pipe 0.
   void attach_failed(std::size_t channel, std::string_view why) noexcept;
+  /// What is framed for a ring goes there in the middle of a turn: no system call is saved by
+  /// waiting for its end.
+  void flush_ring(std::size_t index) noexcept { pipes_[index].flush(); }
+  /// The first small message of a turn, which needs no more than a place in a ring. False: send it
+  /// as any other.
+  [[nodiscard]] bool send_to_ring(std::size_t channel, std::size_t lane,
+                                  std::span<const std::byte> bytes,
+                                  const message_header& header) noexcept;
+  [[nodiscard]] bool may_send_to_ring() const noexcept {
+    return port_ != nullptr && !flush_queued_;
+  }
+  /// The peer has the segment, too; takes over both. `own` is ours of its two sides.
+  void share(shm::segment mapped, shm::side own, platform::native_handle socket) noexcept;
+  /// The link goes on over its sockets.
+  void share_failed(std::string_view why) noexcept;
+  /// Offers a segment, now if it may be, and otherwise as soon as there is traffic.
+  void consider_sharing(bool now) noexcept;
+  /// Memory is shared, or will not be in this connection.
+  [[nodiscard]] bool is_sharing_settled() const noexcept {
+    return machine_.shares() || !machine_.may_share() || !unshared_because_.empty();
+  }
+  [[nodiscard]] link_road road() const { return {machine_.shares(), unshared_because_}; }
   /// Something may be ready to write: it leaves at the end of this turn.
   void touch() noexcept {
     if (!flush_queued_) queue_flush();
+  }
+  /// The same for a message of that channel. The first of a turn crosses shared memory at once.
+  void touch(std::size_t channel) noexcept {
+    if (!flush_queued_) begin_flush(channel);
   }
   /// Client, offline: goes on over a new socket; whether that works shows when the machine is not
   /// greeting() any more. False: not yet, the socket is the caller's still.
@@ -188,6 +220,7 @@ class link_core final : public component {
   waiter_list enders;    // wait for the end
   waiter_list changers;  // wait for another status
   waiter_list greeters;  // wait for the end of an attempt to reconnect
+  waiter_list sharers;   // wait for is_sharing_settled()
 
   void on_shutdown() noexcept override { close(); }
   void on_abandon() noexcept override;
@@ -208,6 +241,9 @@ class link_core final : public component {
       return usable() && !writing_ && owner_->machine_.has_output(index_);
     }
     void start(platform::native_handle socket);
+    void start(std::unique_ptr<shm::ring_stream> ring) noexcept;
+    [[nodiscard]] shm::ring_stream* ring() const noexcept { return ring_; }
+    void read() noexcept { stream_->start_reading(); }
     /// What was read from the socket before it was ours.
     void take_over(std::span<const std::byte> rest);
     void flush() noexcept;
@@ -227,6 +263,7 @@ class link_core final : public component {
     std::size_t index_ = 0;
     platform::native_handle socket_ = platform::no_handle;  // the stream's
     std::unique_ptr<stream> stream_;
+    shm::ring_stream* ring_ = nullptr;  // stream_, if it is one
     bool tuned_ = false;
     bool writing_ = false;
     bool closing_ = false;
@@ -255,6 +292,7 @@ class link_core final : public component {
   };
 
   void join_home() noexcept;
+  void on_port_lost(std::error_code why) noexcept override;
   void on_broken() noexcept;
   void on_pipes_closed() noexcept;
   void start_reaching() noexcept;
@@ -262,14 +300,22 @@ class link_core final : public component {
   void refuse_comeback() noexcept;
   void note_change() noexcept;
   void queue_flush() noexcept;
+  void begin_flush(std::size_t channel) noexcept;
   void settle() noexcept;
   void touch_for_output() noexcept;
+  void dispatch_rare(const wire::happenings& now) noexcept;
   void flush() noexcept;
   void finish_up() noexcept;
   void close_pipes() noexcept;
   void rearm() noexcept;
   void try_inert() noexcept;
   void start_attach(std::size_t channel) noexcept;
+  [[nodiscard]] bool may_still_share() const noexcept {
+    return machine_.may_share() && unshared_because_.empty();
+  }
+  void open_ring(std::size_t channel);
+  void see_moved(unsigned channels) noexcept;
+  void drop_port() noexcept;
   [[gnu::noinline]] void release_elsewhere(std::uint32_t lane_and_flag,
                                            std::uint64_t cost) noexcept;
   void collect() noexcept;
@@ -294,6 +340,11 @@ class link_core final : public component {
   link_timer timer_;
   link_timer attach_timer_;
   unsigned attach_wanted_ = 0;  // bit per channel, until attach_timer_ fires
+  unsigned attach_later_ = 0;   // ... until it is known whether memory will be shared
+  std::unique_ptr<attacher> sharer_;
+  bool share_asked_ = false;
+  std::string unshared_because_;
+  shm::port* port_ = nullptr;
   link_work flush_work_;
   bool flush_queued_ = false;
   bool dispatching_ = false;

@@ -280,6 +280,7 @@ void listener_core::on_accept(platform::native_handle socket) noexcept {
     exchange::plan plan;
     plan.socket = socket;
     plan.limit = options_.link.handshake_timeout;
+    plan.over_unix = shares_memory();
     place->words = std::make_unique<exchange>(
         home_, std::move(plan),
         [this, place](const exchange::outcome& why, platform::native_handle greeted_socket,
@@ -312,6 +313,9 @@ void listener_core::greeted(greeting_place who, const exchange::outcome& why,
     if (opening->attach.has_value()) {
       return admit_attach(std::move(socket), *opening->attach, std::move(came.rest));
     }
+    if (opening->share.has_value()) {
+      return admit_share(std::move(socket), *opening->share, std::move(came.handles));
+    }
     admit(greeted_one, std::move(socket), *opening->hello, std::move(came.rest));
   } catch (const std::exception& error) {
     note(log_level::warning, [&] { return uri + ": " + error.what(); });
@@ -339,6 +343,9 @@ void listener_core::admit(const greeting& who, socket_owner socket, const wire::
                           std::vector<std::byte> rest) {
   newcomer next{std::move(socket), hello, who.from, std::move(rest),
                 who.peer.has_value() ? who.peer->user : 0, who.peer.has_value()};
+  if (at_.must_share && (hello.features & wire::feature::share) == 0) {
+    return refuse(std::move(next.socket), errc::unsupported, "links here share memory", who.from);
+  }
   if (hello.resume_secret.has_value()) return readmit(std::move(next));
   if (!registry_->reserve(next.user, next.has_user)) {
     return refuse(std::move(next.socket), errc::limit_reached, "too many links", who.from);
@@ -359,6 +366,7 @@ void listener_core::begin_link(worker& home, newcomer& from) noexcept {
   link_core* core = nullptr;
   try {
     wire::settings settings = make_settings(options_.link);
+    settings.share = shares_memory();
     home.runtime().fill_random(settings.attach_secret.data(), settings.attach_secret.size());
     home.runtime().fill_random(settings.resume_secret.data(), settings.resume_secret.size());
     link_core::origin origin;
@@ -461,16 +469,84 @@ void listener_core::attach(link_core& core, attaching& wanted) noexcept {
                     "channel " + std::to_string(channel) + " cannot have another socket",
                     core.peer());
     }
-    const auto frame = wire::encode_attached();
-    const platform::io_slice slice{frame.data(), frame.size()};
-    std::error_code error;
-    const std::size_t wrote = platform::write_some(wanted.socket.get(), {&slice, 1}, error);
-    if (wrote != frame.size()) return;
+    if (!answer_attached(wanted.socket.get())) return;
   } catch (const std::bad_alloc&) {
     return;  // to the client it looks like a lost connection: the channel stays where it is
   }
   const auto taken = wanted.socket.give();
   if (!core.attach(channel, taken, wanted.rest)) platform::close(taken);
+}
+
+// Errors: throws std::bad_alloc.
+bool listener_core::answer_attached(platform::native_handle socket) {
+  const auto frame = wire::encode_attached();
+  const platform::io_slice slice{frame.data(), frame.size()};
+  std::error_code error;
+  return platform::write_some(socket, {&slice, 1}, error) == frame.size();
+}
+
+// ---- shared memory --------------------------------------------------------------------------
+
+struct listener_core::sharing {
+  std::shared_ptr<listener_core> self;
+  socket_owner socket;
+  wire::share offered;
+  handle_owners handles;
+  link_core* core = nullptr;
+
+  void operator()() noexcept {
+    self->share(*core, *this);
+    core->end_visit();
+  }
+};
+
+void listener_core::admit_share(socket_owner socket, const wire::share& offered,
+                                handle_owners handles) {
+  auto carrier = std::make_unique<errand<sharing>>(
+      sharing{shared_from_this(), std::move(socket), offered, std::move(handles)});
+  link_core* const core = registry_->find(wire::attach{offered.link_id, offered.secret, 0});
+  if (core == nullptr) {
+    return refuse(std::move(carrier->what().socket), errc::unauthorized,
+                  "shared memory without its link or secret", "an offer to share");
+  }
+  carrier->what().core = core;
+  core->home().post(*carrier.release(), priority::control);
+}
+
+// Everything that a peer may have made wrong ends in a refusal, and the link goes on over sockets.
+void listener_core::share(link_core& core, sharing& offered) noexcept {
+  const auto no = [&](errc code, std::string_view why) {
+    core.share_failed(why);
+    refuse(std::move(offered.socket), code, why, core.peer());
+  };
+  try {
+    if (!core.wire().may_share() || core.wire().shares()) {
+      return no(errc::refused, "this link does not share memory now");
+    }
+    if (offered.offered.layout != shm::layout_version) {
+      return no(errc::unsupported, "a layout that is not known here");
+    }
+    shm::ring_sizes sizes{};
+    for (std::size_t i = 0; i < shm::ring_count; ++i) {
+      if (!shm::is_ring_size(offered.offered.ring_bytes[i])) {
+        return no(errc::protocol_violation, "a ring of that size cannot be");
+      }
+      sizes[i] = static_cast<std::size_t>(offered.offered.ring_bytes[i]);
+    }
+    if (shm::segment_bytes(sizes) > options_.link.shared_bytes) {
+      return no(errc::limit_reached, "more shared memory than is allowed here");
+    }
+    if (offered.handles.all().count != 1) {
+      return no(errc::protocol_violation, "one handle belongs to an offer to share");
+    }
+    shm::segment mapped = shm::segment::adopt(offered.handles.all().handles[0], sizes);
+    if (!answer_attached(offered.socket.get())) return;
+    core.share(std::move(mapped), shm::side::server, offered.socket.give());
+  } catch (const std::system_error& error) {
+    no(errc::unsupported, error.what());
+  } catch (const std::bad_alloc&) {
+    // to the client it looks like a lost connection: the link stays where it is
+  }
 }
 
 }  // namespace detail

@@ -77,6 +77,7 @@ class listener_core final : public component,
     bool has_user;
   };
   struct attaching;
+  struct sharing;
   struct resuming;
   struct own_work : work {
     own_work(listener_core& by, function action) noexcept : work(action), owner(by) {}
@@ -103,6 +104,12 @@ class listener_core final : public component,
   void resume(link_core& core, newcomer& from) noexcept;
   void admit_attach(socket_owner socket, const wire::attach& wanted, std::vector<std::byte> rest);
   void attach(link_core& core, attaching& wanted) noexcept;
+  void admit_share(socket_owner socket, const wire::share& offered, handle_owners handles);
+  void share(link_core& core, sharing& offered) noexcept;
+  [[nodiscard]] static bool answer_attached(platform::native_handle socket);
+  [[nodiscard]] bool shares_memory() const noexcept {
+    return at_.scheme == scheme::unix_socket && options_.link.share_memory;
+  }
   void refuse(socket_owner socket, errc code, std::string_view text,
               std::string_view from) noexcept;
   template <class F>

@@ -2,12 +2,14 @@
 #include "link/uri.hpp"
 
 #include <array>
+#include <bit>
 #include <charconv>
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <utility>
 
+#include "shm/segment.hpp"
 #include "wire/frame.hpp"
 
 namespace hawser::detail {
@@ -116,6 +118,10 @@ constexpr std::array fields{
     number<&link_options::reassembly_bytes>("reassembly_bytes", mib, 16'384 * mib),
     number<&link_options::pinned_bytes>("pinned_bytes", 0, 4096 * mib),
     number<&link_options::socket_buffer_bytes>("socket_buffer_bytes", 0, 256 * mib),
+    number<&link_options::share_memory>("share_memory", 0, 1),
+    numbers<&link_options::ring_bytes>("ring_bytes", shm::ring_size_min, shm::ring_size_max),
+    number<&link_options::shared_bytes>("shared_bytes", 64 * kib, 1024 * mib),
+    number<&link_options::huge_pages>("huge_pages", 0, 1),
     number<&link_options::early>("early", 0, 1),
     duration<&link_options::handshake_timeout>("handshake_timeout", 1, day_ms),
     duration<&link_options::close_timeout>("close_timeout", 1, day_ms),
@@ -207,8 +213,10 @@ endpoint parse_uri(std::string_view uri, link_options& options) {
   if (take_prefix(rest, "tcp://")) {
     to.scheme = scheme::tcp;
     read_authority(rest, uri, to);
-  } else if (take_prefix(rest, "unix:")) {
+  } else if (rest.starts_with("unix:") || rest.starts_with("shm:")) {
     to.scheme = scheme::unix_socket;
+    to.must_share = take_prefix(rest, "shm:");
+    take_prefix(rest, "unix:");
     take_prefix(rest, "//");
     to.name = decode(rest, uri);
     if (to.name.empty()) bad_uri(uri, "a path is missing");
@@ -217,9 +225,10 @@ endpoint parse_uri(std::string_view uri, link_options& options) {
     to.name = decode(rest, uri);
     if (to.name.empty()) bad_uri(uri, "a name is missing");
   } else {
-    bad_uri(uri, "expected tcp://host:port, unix:/path or inproc:name");
+    bad_uri(uri, "expected tcp://host:port, unix:/path, shm:/path or inproc:name");
   }
   if (mark != std::string_view::npos) apply_query(uri.substr(mark + 1), uri, options);
+  if (to.must_share) options.share_memory = true;
   check(options);
   return to;
 }
@@ -233,7 +242,13 @@ void check(const link_options& options) {
       }
     }
   }
-  if (options.channels != 1 && options.channels != wire::pipe_count) {
+  for (const std::size_t each : options.ring_bytes) {
+    if (std::has_single_bit(each)) continue;
+    failure(errc::bad_config,
+            "link_options::ring_bytes is " + std::to_string(each) + ", accepted are powers of two")
+        .raise();
+  }
+  if (options.channels != 1 && options.channels != wire::socket_count) {
     failure(errc::bad_config, "link_options::channels is " + std::to_string(options.channels) +
                                   ", accepted are 1 and 4")
         .raise();
@@ -248,7 +263,8 @@ std::string to_uri(const endpoint& address) {
       return "tcp://" + (bracket ? "[" + host + "]" : host) + ":" + address.port;
     }
     case scheme::unix_socket:
-      return (address.name.starts_with("//") ? "unix://" : "unix:") + encode(address.name);
+      return (address.must_share ? "shm:" : "unix:") +
+             std::string(address.name.starts_with("//") ? "//" : "") + encode(address.name);
     case scheme::inproc:
       return "inproc:" + encode(address.name);
   }

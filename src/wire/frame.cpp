@@ -209,6 +209,27 @@ std::optional<attach> decode_attach(std::span<const std::byte> header) noexcept 
   return to;
 }
 
+frame_bytes encode(const share& from) {
+  return frame(kind::share, 6, [&](header_writer& out) {
+    out.text(magic);
+    out.binary(from.link_id);
+    out.binary(from.secret);
+    out.number(from.layout);
+    write_numbers(out, from.ring_bytes);
+  });
+}
+
+std::optional<share> decode_share(std::span<const std::byte> header) noexcept {
+  auto in = open(header, kind::share, 5);
+  if (!in.has_value() || in->text() != magic) return std::nullopt;
+  share to;
+  if (!read_secret(*in, to.link_id) || !read_secret(*in, to.secret)) return std::nullopt;
+  to.layout = in->number();
+  read_numbers(*in, to.ring_bytes);
+  if (in->failed()) return std::nullopt;
+  return to;
+}
+
 frame_bytes encode_attached() {
   return frame(kind::attached, 1, [](header_writer&) {});
 }
@@ -433,7 +454,8 @@ std::optional<opening> decode_opening(std::span<const std::byte> header) noexcep
   opening to;
   to.hello = decode_hello(header);
   if (!to.hello.has_value()) to.attach = decode_attach(header);
-  if (!to.hello.has_value() && !to.attach.has_value()) return std::nullopt;
+  if (!to.hello.has_value() && !to.attach.has_value()) to.share = decode_share(header);
+  if (!to.hello.has_value() && !to.attach.has_value() && !to.share.has_value()) return std::nullopt;
   return to;
 }
 

@@ -25,7 +25,9 @@ inline constexpr std::string_view magic = "hawser";
 
 inline constexpr std::size_t channel_count = 4;
 inline constexpr std::size_t lane_count = 8;  // lane = 2 * channel + (urgent ? 1 : 0)
-inline constexpr std::size_t pipe_count = 4;  // pipe 0 is the control socket
+inline constexpr std::size_t socket_count = 4;  // pipe 0 is the control socket
+inline constexpr std::size_t shared_main = 4;   // of a link that shares memory: in its place
+inline constexpr std::size_t pipe_count = 5;
 
 enum class kind : std::uint64_t {
   hello = 1,
@@ -33,6 +35,7 @@ enum class kind : std::uint64_t {
   refuse = 3,
   attach = 4,
   attached = 5,
+  share = 6,
   data = 8,
   credit = 9,
   ping = 10,
@@ -47,6 +50,7 @@ enum class kind : std::uint64_t {
 
 namespace feature {
 inline constexpr std::uint64_t resume = 1;  // the link outlives its connection
+inline constexpr std::uint64_t share = 2;   // pipes may be rings in shared memory
 }  // namespace feature
 
 namespace flag {
@@ -126,6 +130,14 @@ struct attach {
   std::uint64_t channel = 0;
 };
 
+/// The client hands over a segment, see shm/segment.hpp: it comes with this frame.
+struct share {
+  wire::secret link_id{};
+  wire::secret secret{};  // as in an attach
+  std::uint64_t layout = 0;
+  std::array<std::uint64_t, channel_count> ring_bytes{};
+};
+
 /// One lane of a credit frame. All numbers are totals since the link began.
 struct grant {
   std::uint64_t lane = 0;
@@ -175,6 +187,7 @@ using frame_bytes = std::vector<std::byte>;
 [[nodiscard]] frame_bytes encode(const refusal& from);
 [[nodiscard]] frame_bytes encode(const attach& from);
 [[nodiscard]] frame_bytes encode_attached();
+[[nodiscard]] frame_bytes encode(const share& from);
 [[nodiscard]] frame_bytes encode(std::span<const grant> grants);
 [[nodiscard]] frame_bytes encode_token(kind what, std::uint64_t token);  // ping, pong, unknown
 [[nodiscard]] frame_bytes encode_end(std::uint64_t channel, std::uint64_t normal,
@@ -223,6 +236,7 @@ struct header_start {
 [[nodiscard]] std::optional<welcome> decode_welcome(std::span<const std::byte> header) noexcept;
 [[nodiscard]] std::optional<refusal> decode_refusal(std::span<const std::byte> header);
 [[nodiscard]] std::optional<attach> decode_attach(std::span<const std::byte> header) noexcept;
+[[nodiscard]] std::optional<share> decode_share(std::span<const std::byte> header) noexcept;
 /// At most lane_count grants.
 struct grants {
   std::array<grant, lane_count> entries;
@@ -268,8 +282,9 @@ struct decoded_data {
 struct opening {
   std::optional<wire::hello> hello;
   std::optional<wire::attach> attach;
+  std::optional<wire::share> share;
 };
-/// Empty: neither a hello nor an attach.
+/// Empty: none of them.
 [[nodiscard]] std::optional<opening> decode_opening(std::span<const std::byte> header) noexcept;
 
 /// Padded size of the frame whose first four bytes these are; empty: above header_bytes_max.

@@ -71,6 +71,7 @@ machine::machine(const settings& local, const hello& peer, clock::time_point now
     return;
   }
   resumable_ = agrees_to_resume(peer.features);
+  may_share_ = agrees_to_share(peer.features);
   say_welcome(peer);
   go_online();
 }
@@ -109,6 +110,7 @@ void machine::close(clock::time_point now) noexcept {
   now_ = now;
   if (offline_) return end(errc::link_lost, "closed while there was no connection");
   closing_ = true;
+  happened_.sooner = true;
   close_deadline_ = now + local_.close_timeout;
   unsaid_ = true;
   close_ways();
@@ -122,7 +124,7 @@ void machine::close(clock::time_point now) noexcept {
 void machine::fail(errc code, std::string_view text) noexcept {
   if (ended()) return;
   try {
-    append(0, encode_close(code, text, {}));
+    append(tx_main_, encode_close(code, text, {}));
     ended_.emplace(code, std::string(text));
   } catch (const std::bad_alloc&) {
     ended_.emplace(errc::resource_exhausted);
@@ -194,7 +196,7 @@ void machine::check_closed() {
     }
   }
   if (!closed_sent_ && received == peer_close_->final_sequences) {
-    append(0, encode_closed(received, consumed));
+    append(tx_main_, encode_closed(received, consumed));
     closed_sent_ = true;
   }
   if (close_sent_ && closed_sent_ && closed_received_) {
@@ -236,7 +238,7 @@ void machine::tick(clock::time_point now) noexcept {
   if (now < last_heard_ + local_.keepalive) return;
   shed_memory();
   try {
-    append(0, encode_token(kind::ping, ++ping_token_));
+    append(tx_main_, encode_token(kind::ping, ++ping_token_));
     ping_pending_ = true;
     ping_sent_ = now;
   } catch (const std::bad_alloc&) {
@@ -282,8 +284,8 @@ void machine::handle_ping(std::uint64_t token) {
 // ---- frames that are not data ---------------------------------------------------------------
 
 void machine::handle_control(std::size_t pipe, kind what, std::span<const std::byte> header) {
-  if (pipe != 0) {
-    return fail(errc::protocol_violation, "a frame that is not data on an attached pipe");
+  if (pipe != rx_main_) {
+    return fail(errc::protocol_violation, "a frame that is not data on a pipe for data");
   }
   const auto malformed = [this](const char* name) {
     fail(errc::protocol_violation, std::string("malformed ") + name + " frame");
@@ -361,6 +363,7 @@ void machine::handle_control(std::size_t pipe, kind what, std::span<const std::b
     case kind::refuse:
     case kind::attach:
     case kind::attached:
+    case kind::share:
       return fail(errc::protocol_violation, "handshake frame on an open link");
     case kind::unknown:
       return;  // the peer did not know a kind of ours; it has skipped it
@@ -369,7 +372,7 @@ void machine::handle_control(std::size_t pipe, kind what, std::span<const std::b
   }
   if (unknown_kinds_answered_ < unknown_kinds_max && !said_all()) {
     ++unknown_kinds_answered_;
-    append(0, encode_token(kind::unknown, static_cast<std::uint64_t>(what)));
+    append(tx_main_, encode_token(kind::unknown, static_cast<std::uint64_t>(what)));
   }
 }
 
@@ -448,13 +451,20 @@ std::size_t machine::memory_in_use() const noexcept {
   return bytes;
 }
 
+std::uint64_t machine::traffic() const noexcept {
+  std::uint64_t sum = 0;
+  for (std::size_t lane = 0; lane < lane_count; ++lane) sum += tx_[lane].spent + rx_[lane].arrived;
+  return sum;
+}
+
 unsigned machine::pipes() const noexcept {
   return static_cast<unsigned>(std::count(pipe_open_.begin(), pipe_open_.end(), true));
 }
 
 bool machine::attach_allowed(std::size_t channel) const noexcept {
   return established_ && !ended() && !closing_ && channel >= 1 && channel < channel_count &&
-         !pipe_open_[channel] && local_.local.pipes >= pipe_count && peer_.pipes >= pipe_count;
+         !pipe_open_[channel] &&
+         (shared_ || (local_.local.pipes >= socket_count && peer_.pipes >= socket_count));
 }
 
 }  // namespace hawser::wire

@@ -40,6 +40,7 @@ struct settings {
   clock::duration keepalive_timeout = std::chrono::seconds(20);
   clock::duration survive{};  ///< without a connection; zero: the link ends with it
   std::array<bool, channel_count> resend{};
+  bool share = false;  ///< pipes may be rings in shared memory
 };
 
 /// What has happened since the last look: flags instead of callbacks, so that nothing re-enters.
@@ -48,9 +49,19 @@ struct happenings {
   unsigned writable = 0;       ///< a send that was blocked or growing should look again
   unsigned flushed = 0;        ///< more is with the system
   unsigned attach_wanted = 0;  ///< client: this channel deserves a pipe of its own
+  unsigned moved = 0;          ///< the peer's data of this channel come over its ring from now on
   bool established = false;
   bool broken = false;  ///< the connection is gone, the link is not: close the pipes
   bool ended = false;
+  bool sooner = false;  ///< next_deadline() may have come nearer
+
+  [[nodiscard]] bool any() const noexcept {
+    return (readable | writable | flushed) != 0 || any_rare();
+  }
+  /// Something that does not happen with every message.
+  [[nodiscard]] bool any_rare() const noexcept {
+    return (attach_wanted | moved) != 0 || established || broken || ended || sooner;
+  }
 };
 
 enum class verdict : std::uint8_t {
@@ -129,18 +140,34 @@ class machine {
     return out_[pipe].pieces.at(index).bytes;
   }
   void written(std::size_t pipe) noexcept;
+  /// Of a channel that rides on a ring: so much is framed that the peer should have it by now,
+  /// whatever else is sent in this turn.
+  [[nodiscard]] bool is_worth_a_flush(std::size_t channel) const noexcept {
+    return shared_ && unsent(out_[tx_channel_[channel].pipe]) >= ring_flush_bytes;
+  }
+  [[nodiscard]] std::size_t pipe_of(std::size_t channel) const noexcept {
+    return tx_channel_[channel].pipe;
+  }
   /// Whether something here depends on when the last gathering is written(): output that did not
   /// fit into it, a sender that was told to wait, memory of a message. Not: who looks at sent().
   [[nodiscard]] bool awaits_written(std::size_t pipe) const noexcept;
   /// Lets go of all that was accepted and not written, and of what has half arrived. After ended(),
   /// when nobody writes any more.
   void drop_output() noexcept;
+  /// Cheaper still: may some has_output() be true?
+  [[nodiscard]] bool may_have_output() const noexcept {
+    if (may_have_control()) return true;
+    for (const tx_pipe& each : out_) {
+      if (each.backlog != 0 || !each.pieces.empty()) return true;
+    }
+    return false;
+  }
   /// Cheap: is it worth calling gather()?
   [[nodiscard]] bool has_output(std::size_t pipe) const noexcept {
     const tx_pipe& out = out_[pipe];
     if (out.in_flight != 0 || (offline_ && !greeting_)) return false;
     if (!out.pieces.empty()) return true;
-    if (out.backlog == 0 && (pipe != 0 || !may_have_control())) return false;
+    if (out.backlog == 0 && (pipe != tx_main_ || !may_have_control())) return false;
     return would_frame(pipe);
   }
 
@@ -150,6 +177,18 @@ class machine {
   void attached(std::size_t channel) noexcept;
   [[nodiscard]] bool attach_allowed(std::size_t channel) const noexcept;
   [[nodiscard]] unsigned pipes() const noexcept;
+  /// The pipe that frames about the link ride on, and all channels without a pipe of their own.
+  [[nodiscard]] std::size_t main_pipe() const noexcept { return tx_main_; }
+  /// Both sides are willing to share memory.
+  [[nodiscard]] bool may_share() const noexcept { return may_share_; }
+  /// The two sides share a segment: what rides on pipe 0 moves to shared_main, as soon as that can
+  /// be, and the pipes of channels that are attached from now on are rings, too. The client moves
+  /// first; `happenings::moved` tells the server of each ring that it has to attach, and both sides
+  /// from when on to read one.
+  void shared() noexcept;
+  [[nodiscard]] bool shares() const noexcept { return shared_; }
+  /// The credit that was spent in this session, both ways.
+  [[nodiscard]] std::uint64_t traffic() const noexcept;
 
   // ---- one connection after another ------------------------------------------------------
 
@@ -182,6 +221,11 @@ class machine {
 
   // ---- application -----------------------------------------------------------------------
 
+  /// Frames a small plain message where `place(bytes)` says, which is the pipe of its channel, if
+  /// nothing stands in its way or before it there. False: ask send(); null of `place` likewise.
+  template <class Place>
+  [[nodiscard]] bool send_directly(std::size_t lane, std::span<const std::byte> bytes,
+                                   const message_header& header, Place place) noexcept;
   /// Copies the bytes of a small plain message if nothing stands in its way. False: ask send().
   [[nodiscard]] bool send_quickly(std::size_t lane, std::span<const std::byte> bytes,
                                   const message_header& header) noexcept;
@@ -228,6 +272,7 @@ class machine {
   void fail(errc code, std::string_view text) noexcept;
 
   [[nodiscard]] happenings take_happenings() noexcept { return std::exchange(happened_, {}); }
+  [[nodiscard]] bool has_happened() const noexcept { return happened_.any(); }
   [[nodiscard]] bool established() const noexcept { return established_; }
   [[nodiscard]] bool closing() const noexcept { return closing_; }
   /// Nothing more happens but that received messages are taken and the last bytes are written.
@@ -333,7 +378,7 @@ class machine {
   };
   struct tx_channel {
     std::size_t pipe = 0;
-    bool moving = false;  // MOVED is in pipe 0, not with the system yet
+    bool moving = false;  // MOVED is in the main pipe, not with the system yet
     bool move_wanted = false;
     std::uint64_t move_position = 0;
     bool finished = false;
@@ -355,6 +400,7 @@ class machine {
   void close_ways() noexcept;
   static void frame_plain(tx_lane& to, std::span<const std::byte> bytes,
                           std::size_t padded, std::byte* frame) noexcept;
+  static constexpr std::size_t ring_flush_bytes = 4 << 10;
   [[nodiscard]] std::size_t quick_limit() const noexcept;
   [[nodiscard]] static std::size_t unsent(const tx_pipe& pipe) noexcept {
     return pipe.unsent_bytes + static_cast<std::size_t>(pipe.next - pipe.settled);
@@ -374,13 +420,21 @@ class machine {
   void frame_slice(std::size_t lane);
   void settle_growth(std::size_t lane) noexcept;
   [[nodiscard]] bool may_have_control() const noexcept {
-    return grants_due_ != 0 || unsaid_ || pong_due_.has_value();
+    return grants_due_ != 0 || unsaid_ || main_move_wanted_ || pong_due_.has_value();
   }
   [[nodiscard]] bool would_frame(std::size_t pipe) const noexcept;
   /// Nothing follows our last word: the peer may close its socket behind it, and what came later
   /// would make of that a reset, in which its own last word is lost.
   [[nodiscard]] bool said_all() const noexcept { return close_sent_ && closed_sent_; }
   void finish_moves() noexcept;
+  void want_main_move() noexcept;
+  void move_main();
+  void finish_main_move() noexcept;
+  void ride(std::size_t channel, std::size_t pipe) noexcept;
+  /// Nothing more may be framed for what rides on pipe 0, until all of it rides on shared_main.
+  [[nodiscard]] bool leaving(std::size_t pipe) const noexcept {
+    return pipe == 0 && (main_move_wanted_ || main_moving_);
+  }
   [[nodiscard]] bool resends(std::size_t lane) const noexcept {
     return local_.resend[lane / 2] && survives();
   }
@@ -479,6 +533,7 @@ class machine {
   void handle_credit(const grants& from);
   void handle_close(const wire::closing& from);
   void handle_moved(const moved& from);
+  void handle_main_moved(const moved& from);
   void handle_ping(std::uint64_t token);
   void replay(std::size_t pipe);
   [[nodiscard]] std::uint64_t grant_target(std::size_t lane) const noexcept;
@@ -501,6 +556,12 @@ class machine {
     return local_.survive > clock::duration::zero();
   }
   /// What the features of a hello or welcome mean to us.
+  [[nodiscard]] bool agrees_to_share(std::uint64_t features) const noexcept {
+    return local_.share && (features & feature::share) != 0;
+  }
+  [[nodiscard]] std::uint64_t features() const noexcept {
+    return (survives() ? feature::resume : 0) | (local_.share ? feature::share : 0);
+  }
   [[nodiscard]] bool agrees_to_resume(std::uint64_t features) const noexcept {
     return survives() && (features & feature::resume) != 0;
   }
@@ -547,10 +608,17 @@ class machine {
   std::array<rx_lane, lane_count> rx_;
   std::array<rx_pipe, pipe_count> in_;
   std::array<rx_channel, channel_count> rx_channel_;
-  std::array<bool, pipe_count> pipe_open_{true, false, false, false};
+  std::array<bool, pipe_count> pipe_open_{true};
 
   unsigned grants_due_ = 0;  // bit per lane
-  unsigned moving_ = 0;      // channels with MOVED in pipe 0
+  unsigned moving_ = 0;      // channels with MOVED in the main pipe
+  std::size_t tx_main_ = 0;
+  std::size_t rx_main_ = 0;
+  bool may_share_ = false;
+  bool shared_ = false;
+  bool main_move_wanted_ = false;
+  bool main_moving_ = false;  // MOVED is in pipe 0, not with the system yet
+  std::uint64_t main_move_position_ = 0;
   bool unsaid_ = false;      // a MOVED, END or CLOSE may be due
   std::optional<wire::closing> peer_close_;
   std::size_t reassembly_in_use_ = 0;
@@ -579,6 +647,24 @@ inline void machine::frame_plain(tx_lane& to, std::span<const std::byte> bytes,
   to.spent += padded + message_overhead;
   ++to.accepted;
   ++to.framed;
+}
+
+template <class Place>
+bool machine::send_directly(std::size_t lane, std::span<const std::byte> bytes,
+                            const message_header& header, Place place) noexcept {
+  tx_lane& to = tx_[lane];
+  const std::size_t padded = align8(plain::prefix_bytes + bytes.size());
+  if (header.id != 0 || header.encoding != codec::raw || bytes.size() > to.quick_bytes ||
+      to.spent + padded + message_overhead > to.quick_until || !to.quick_pipe->pieces.empty()) {
+    return false;
+  }
+  std::byte* const frame = place(padded);
+  if (frame == nullptr) return false;
+  frame_plain(to, bytes, padded, frame);
+  to.sent = to.framed;
+  to.quick_pipe->appended += padded;
+  to.quick_pipe->written += padded;
+  return true;
 }
 
 inline bool machine::send_quickly(std::size_t lane, std::span<const std::byte> bytes,

@@ -16,6 +16,8 @@ constexpr std::size_t header_bytes_usual = 64;  // most headers of large frames 
 constexpr std::size_t direct_from = 4096;       // a rest below this is not worth a read of its own
 constexpr std::size_t shared_report_bytes = 64 << 10;
 constexpr std::size_t resume_report_bytes = 64 << 10;  // what may have to be sent again
+// A block this small costs little more than what the credit of a message in it accounts for.
+constexpr std::size_t unpinned_bytes = 256;
 constexpr std::size_t header_room = header_bytes_max - length_bytes;
 
 std::size_t length_of(std::span<const std::byte> frame) noexcept {
@@ -135,7 +137,7 @@ plain_run machine::run_at(const rx_lane& to, std::size_t pipe,
 bool machine::open_way(rx_lane& to, std::size_t lane) noexcept {
   const std::size_t channel = lane / 2;
   const rx_channel& from = rx_channel_[channel];
-  const bool shared_bulk = channel == channel_count - 1 && from.pipe == 0;
+  const bool shared_bulk = channel == channel_count - 1 && from.pipe == rx_main_;
   if (!established_ || offline_ || from.end.has_value() || to.partial.active ||
       peer_close_.has_value() || shared_bulk) {
     return false;
@@ -380,7 +382,7 @@ void machine::handle_data(std::size_t pipe, std::span<const std::byte> frame,
 // A block stays whole as long as one message in it lives. The first share charges it to the link's
 // budget; with the budget used up messages are copied out instead.
 bool machine::can_share(detail::block* block) noexcept {
-  if (block->pinned_by == pins_) return true;
+  if (block->pinned_by == pins_ || block->capacity <= unpinned_bytes) return true;
   if (block->pinned_by != nullptr) return false;
   if (pins_->pinned_bytes.load(std::memory_order_relaxed) + block->capacity > local_.pinned_bytes) {
     return false;
@@ -403,7 +405,8 @@ bool machine::check_data(std::size_t pipe, const data_header& header, std::size_
   const std::size_t channel = header.channel;
   const std::size_t lane = lane_of(header);
   if (rx_channel_[channel].pipe != pipe) {
-    if (pipe != channel) return violation("data on a pipe of another channel");
+    const bool may_move_here = pipe == channel && rx_channel_[channel].pipe == rx_main_;
+    if (!may_move_here || pipe == 0) return violation("data on a pipe of another channel");
     in_[pipe].held = true;  // its MOVED is still under way on the old pipe
     return true;
   }
@@ -443,7 +446,7 @@ bool machine::check_data(std::size_t pipe, const data_header& header, std::size_
       align8(length_bytes + length) + (partial.active ? 0 : message_overhead);
   if (cost > to.granted - to.arrived) return violation("more than the granted credit");
   to.arrived += cost;
-  if (pipe == 0 && channel == channel_count - 1 &&
+  if (pipe == rx_main_ && channel == channel_count - 1 &&
       to.arrived - to.told_received >= shared_report_bytes) {
     grants_due_ |= 1U << lane;
   }
@@ -605,10 +608,10 @@ void machine::hold(std::size_t pipe, std::span<const std::byte> bytes) {
 
 void machine::handle_moved(const moved& from) {
   const std::size_t channel = from.channel;
+  if (channel == 0) return handle_main_moved(from);
   // A client may read MOVED before it learns that attaching has succeeded; a server knows first.
-  const bool unknown_pipe = server_ && !pipe_open_[channel];
-  if (channel == 0 || from.pipe != channel || rx_channel_[channel].pipe == channel ||
-      unknown_pipe) {
+  const bool unknown_pipe = server_ && !pipe_open_[channel] && !shared_;
+  if (from.pipe != channel || rx_channel_[channel].pipe == channel || unknown_pipe) {
     return fail(errc::protocol_violation, "MOVED to a pipe that is not the channel's");
   }
   if (from.next_normal != rx_[lane_of(channel, false)].received + 1 ||
@@ -617,7 +620,25 @@ void machine::handle_moved(const moved& from) {
   }
   rx_channel_[channel].pipe = channel;
   for (const bool is_urgent : {false, true}) rx_[lane_of(channel, is_urgent)].quick_until = 0;
+  happened_.moved |= 1U << channel;
   replay(channel);
+}
+
+// All that rides on pipe 0 goes on in shared memory.
+void machine::handle_main_moved(const moved& from) {
+  if (!shared_ || from.pipe != shared_main || rx_main_ == shared_main) {
+    return fail(errc::protocol_violation, "MOVED to a pipe that is not the channel's");
+  }
+  if (from.next_normal != rx_[0].received + 1 || from.next_urgent != rx_[1].received + 1) {
+    return fail(errc::protocol_violation, "MOVED with a gap in the sequence");
+  }
+  rx_main_ = shared_main;
+  for (auto& channel : rx_channel_) {
+    if (channel.pipe == 0) channel.pipe = shared_main;
+  }
+  for (auto& lane : rx_) lane.quick_until = 0;
+  happened_.moved |= 1U;
+  if (server_) want_main_move();
 }
 
 void machine::replay(std::size_t pipe) {

@@ -78,11 +78,13 @@ void machine::leave_pipes() noexcept {
     channel.finished = finished;
   }
   moving_ = 0;
+  tx_main_ = rx_main_ = 0;
+  may_share_ = shared_ = main_move_wanted_ = main_moving_ = false;
   for (auto& pipe : in_) {
     if (pipe.streaming) rx_[lane_of(pipe.stream_header)].released += pipe.stream_cost;
     pipe = {};
   }
-  pipe_open_ = {true, false, false, false};
+  pipe_open_ = {true};
 }
 
 // ---- what is sent again ---------------------------------------------------------------------
@@ -144,7 +146,7 @@ void machine::say_hello(bool resume) {
   greeting.link_id = local_.link_id;
   greeting.incarnation = local_.incarnation;
   greeting.limits = local_.local;
-  if (survives()) greeting.features = feature::resume;
+  greeting.features = features();
   if (resume) {
     greeting.resume_secret = local_.resume_secret;
     for (std::size_t lane = 0; lane < lane_count; ++lane) {
@@ -236,6 +238,7 @@ void machine::handle_welcome(const welcome& from) {
   if (resuming_) {
     if (!rewind(*from.received)) return;
     established_ = true;
+    may_share_ = agrees_to_share(from.features);
     return say_resumed();
   }
   if (connections_ != 0 && takes_less(from.limits, peer_)) {
@@ -243,6 +246,7 @@ void machine::handle_welcome(const welcome& from) {
   }
   adopt_limits(from.limits);
   resumable_ = agrees_to_resume(from.features);
+  may_share_ = agrees_to_share(from.features);
   go_online();
 }
 
@@ -255,6 +259,7 @@ void machine::welcome_back(const hello& peer, const secret& attach_secret,
                            clock::time_point now) noexcept {
   local_.incarnation = peer.incarnation;
   local_.attach_secret = attach_secret;
+  may_share_ = agrees_to_share(peer.features);
   resuming_ = greeting_ = established_ = true;
   heard(now);
   handshake_deadline_ = now + local_.handshake_timeout;
@@ -270,7 +275,7 @@ void machine::welcome_back(const hello& peer, const secret& attach_secret,
 void machine::say_welcome(const hello& peer) {
   welcome answer;
   answer.version = std::min(peer.highest, version_highest);
-  answer.features = resumable_ ? feature::resume : 0;
+  answer.features = (resumable_ ? feature::resume : 0) | (may_share_ ? feature::share : 0);
   answer.link_id = peer.link_id;
   answer.incarnation = local_.incarnation;
   answer.attach_secret = local_.attach_secret;

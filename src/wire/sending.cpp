@@ -25,8 +25,12 @@ constexpr std::array<std::byte, 8> zeros{};
 // Virtual time runs slower for the more urgent: weights 64, 16, 4, 1.
 constexpr std::array<unsigned, channel_count> time_shift{0, 2, 4, 6};
 
+constexpr bool is_shared(std::size_t pipe) noexcept {
+  return pipe == 0 || pipe == shared_main;
+}
+
 constexpr std::size_t framed_max(std::size_t pipe) noexcept {
-  return pipe == 0 ? framed_max_shared : framed_max_own;
+  return is_shared(pipe) ? framed_max_shared : framed_max_own;
 }
 
 data_header header_of(std::size_t lane, const message_header& header) noexcept {
@@ -78,9 +82,11 @@ verdict machine::admit(std::size_t lane, std::size_t bytes, const message_header
 bool machine::may_frame_now(std::size_t lane) const noexcept {
   const tx_channel& channel = tx_channel_[lane / 2];
   const tx_pipe& pipe = out_[channel.pipe];
-  if (channel.moving || channel.move_wanted || pipe.backlog != 0 || resends(lane)) return false;
+  if (channel.moving || channel.move_wanted || leaving(channel.pipe) || pipe.backlog != 0 ||
+      resends(lane))
+    return false;
   if (unsent(pipe) >= framed_max(channel.pipe)) return false;
-  const bool shared_bulk = lane / 2 == channel_count - 1 && channel.pipe == 0;
+  const bool shared_bulk = lane / 2 == channel_count - 1 && is_shared(channel.pipe);
   return !shared_bulk ||
          tx_[lane].spent - tx_[lane].peer_received < shared_bulk_slices * slice_bytes_shared;
 }
@@ -89,7 +95,7 @@ bool machine::may_frame_now(std::size_t lane) const noexcept {
 
 // Frames of the short way join the last piece as long as less than this is framed and unsent.
 std::size_t machine::quick_limit() const noexcept {
-  return std::min(framed_max_shared, local_.queue_bytes);
+  return std::min(shared_ ? ring_flush_bytes : framed_max_shared, local_.queue_bytes);
 }
 
 // What admit() and may_frame_now() would look at, but the credit and the size of one message.
@@ -97,9 +103,10 @@ bool machine::open_way(tx_lane& to, std::size_t lane) noexcept {
   const std::size_t channel = lane / 2;
   const tx_channel& state = tx_channel_[channel];
   tx_pipe& pipe = out_[state.pipe];
-  const bool shared_bulk = channel == channel_count - 1 && state.pipe == 0;
+  const bool shared_bulk = channel == channel_count - 1 && is_shared(state.pipe);
   if (pipe.backlog != 0 || unsent(pipe) >= quick_limit() || state.moving || state.move_wanted ||
-      state.finished || closing_ || offline_ || ended() || shared_bulk || resends(lane)) {
+      leaving(state.pipe) || state.finished || closing_ || offline_ || ended() || shared_bulk ||
+      resends(lane)) {
     return false;
   }
   use(channel);
@@ -315,10 +322,11 @@ std::size_t machine::gather(std::size_t pipe, std::size_t most) noexcept {
   tx_pipe& out = out_[pipe];
   if (out.in_flight != 0 || (offline_ && !greeting_)) return 0;
   try {
-    if (!ended() && pipe == 0) pump_control();
+    if (!ended() && pipe == 0 && main_move_wanted_) move_main();
+    if (!ended() && pipe == tx_main_) pump_control();
     if (!ended() && !offline_ && out.backlog != 0) {
       pump(pipe);
-      if (pipe == 0) pump_control();  // the last backlog may have left just now
+      if (pipe == tx_main_) pump_control();  // the last backlog may have left just now
     }
   } catch (const std::bad_alloc&) {
     fail(errc::resource_exhausted, "no memory to frame a message");
@@ -358,13 +366,15 @@ void machine::written(std::size_t pipe) noexcept {
     }
     if (std::exchange(tx_[lane].blocked, false)) happened_.writable |= 1U << (lane / 2);
   }
-  if (pipe == 0 && moving_ != 0) finish_moves();
+  if (main_moving_ && pipe == 0) finish_main_move();
+  if (moving_ != 0 && pipe == tx_main_) finish_moves();
 }
 
 bool machine::awaits_written(std::size_t pipe) const noexcept {
   const tx_pipe& out = out_[pipe];
   if (!out.marked || out.lends || out.backlog != 0 || closing_ || ended()) return true;
-  if (pipe == 0 && (moving_ != 0 || may_have_control())) return true;
+  if (pipe == tx_main_ && (moving_ != 0 || may_have_control())) return true;
+  if (pipe == 0 && main_moving_) return true;
   for (unsigned left = out.lanes; left != 0; left &= left - 1) {
     if (tx_[static_cast<std::size_t>(std::countr_zero(left))].blocked) return true;
   }
@@ -373,27 +383,71 @@ bool machine::awaits_written(std::size_t pipe) const noexcept {
 
 // Whose MOVED is with the system rides on its own pipe from now on.
 void machine::finish_moves() noexcept {
-  tx_pipe& out = out_[0];
+  tx_pipe& out = out_[tx_main_];
   for (std::size_t channel = 1; channel < channel_count; ++channel) {
     tx_channel& state = tx_channel_[channel];
     if (!state.moving || out.written < state.move_position) continue;
     state.moving = false;
     --moving_;
-    state.pipe = channel;
-    const unsigned lanes = 3U << lane_of(channel, false);
-    out.lanes &= ~lanes;
-    out_[channel].lanes |= lanes;
-    for (const std::size_t lane : {lane_of(channel, false), lane_of(channel, true)}) {
-      // All that was framed lies before MOVED; the old pipe does not mark these lanes any more.
-      if (std::exchange(tx_[lane].sent, tx_[lane].framed) != tx_[lane].framed) {
-        happened_.flushed |= 1U << channel;
-      }
-    }
-    const std::size_t waiting =
-        tx_[lane_of(channel, false)].backlog.size() + tx_[lane_of(channel, true)].backlog.size();
-    out.backlog -= waiting;
-    out_[channel].backlog += waiting;
+    ride(channel, channel);
   }
+}
+
+// From now on, on this pipe. All that was framed is with the system; the old pipe does not mark
+// these lanes any more.
+void machine::ride(std::size_t channel, std::size_t pipe) noexcept {
+  tx_pipe& from = out_[std::exchange(tx_channel_[channel].pipe, pipe)];
+  tx_pipe& to = out_[pipe];
+  const unsigned lanes = 3U << lane_of(channel, false);
+  from.lanes &= ~lanes;
+  to.lanes |= lanes;
+  for (const std::size_t lane : {lane_of(channel, false), lane_of(channel, true)}) {
+    if (std::exchange(tx_[lane].sent, tx_[lane].framed) != tx_[lane].framed) {
+      happened_.flushed |= 1U << channel;
+    }
+  }
+  const std::size_t waiting =
+      tx_[lane_of(channel, false)].backlog.size() + tx_[lane_of(channel, true)].backlog.size();
+  from.backlog -= waiting;
+  to.backlog += waiting;
+}
+
+void machine::shared() noexcept {
+  if (ended() || offline_ || std::exchange(shared_, true)) return;
+  if (!server_) want_main_move();
+  for (std::size_t channel = 1; channel < channel_count; ++channel) {
+    const tx_channel& state = tx_channel_[channel];
+    if (state.used && attach_allowed(channel)) happened_.attach_wanted |= 1U << channel;
+  }
+}
+
+void machine::want_main_move() noexcept {
+  main_move_wanted_ = true;
+  close_ways();
+}
+
+// The last frame on pipe 0. What is said about the link goes to the new pipe at once, where nobody
+// looks before MOVED was read; what was framed for channels is first brought to its end.
+void machine::move_main() {
+  if (moving_ != 0) return;  // they left pipe 0 before
+  main_move_wanted_ = false;
+  if (closing_ || !established_ || offline_) return;
+  append(0, encode_moved(0, shared_main, tx_[0].framed + 1, tx_[1].framed + 1));
+  main_moving_ = true;
+  main_move_position_ = out_[0].appended;
+  tx_main_ = shared_main;
+  pipe_open_[shared_main] = true;
+}
+
+void machine::finish_main_move() noexcept {
+  if (out_[0].written < main_move_position_) return;
+  main_moving_ = false;
+  out_[shared_main].virtual_now = out_[0].virtual_now;
+  for (std::size_t channel = 0; channel < channel_count; ++channel) {
+    if (tx_channel_[channel].pipe == 0) ride(channel, shared_main);
+  }
+  unsaid_ = true;
+  happened_.writable = (1U << channel_count) - 1;
 }
 
 void machine::drop_pieces(tx_pipe& pipe) noexcept {
@@ -423,14 +477,16 @@ void machine::drop_output() noexcept {
 bool machine::would_frame(std::size_t pipe) const noexcept {
   if (ended()) return false;
   if (!offline_ && out_[pipe].backlog != 0 && next_lane(pipe).has_value()) return true;
-  if (pipe != 0 || !established_) return false;
+  if (pipe == 0 && main_move_wanted_ && moving_ == 0) return true;
+  if (pipe != tx_main_ || !established_) return false;
   if (said_all() && !has(planted::due_for_ever)) return false;
   if (grants_due_ != 0 || pong_due_.has_value()) return true;
   if (!unsaid_) return false;
   bool all_drained = true;
   for (std::size_t channel = 0; channel < channel_count; ++channel) {
     const tx_channel& state = tx_channel_[channel];
-    if (state.move_wanted) return true;
+    if (state.move_wanted && !leaving(state.pipe)) return true;
+    if (state.move_wanted && !closing_) continue;
     if (!drained(channel)) {
       all_drained = false;
     } else if (may_end(channel)) {
@@ -464,7 +520,8 @@ void machine::pump_control() {
     unsaid_ = unsaid_ && has(planted::due_for_ever);
     return;
   }
-  if (pong_due_.has_value()) append(0, encode_token(kind::pong, *std::exchange(pong_due_, {})));
+  if (pong_due_.has_value())
+    append(tx_main_, encode_token(kind::pong, *std::exchange(pong_due_, {})));
   if (grants_due_ != 0) {
     std::array<grant, lane_count> due;
     std::size_t count = 0;
@@ -476,7 +533,7 @@ void machine::pump_control() {
       due[count++] = {lane, from.granted, taken(lane), from.arrived};
     }
     grants_due_ = 0;
-    append(0, encode(std::span<const grant>(due).first(count)));
+    append(tx_main_, encode(std::span<const grant>(due).first(count)));
   }
   if (!unsaid_) return;
   unsaid_ = false;
@@ -485,17 +542,21 @@ void machine::pump_control() {
     tx_channel& state = tx_channel_[channel];
     const auto& normal = tx_[lane_of(channel, false)];
     const auto& urgent_lane = tx_[lane_of(channel, true)];
+    if (state.move_wanted && leaving(state.pipe) && !closing_) {
+      unsaid_ = true;  // once it rides on the new main pipe
+      continue;
+    }
     if (state.move_wanted && !closing_) {
-      append(0, encode_moved(channel, channel, normal.framed + 1, urgent_lane.framed + 1));
+      append(tx_main_, encode_moved(channel, channel, normal.framed + 1, urgent_lane.framed + 1));
       state.moving = true;
       ++moving_;
-      state.move_position = out_[0].appended;
+      state.move_position = out_[tx_main_].appended;
     }
     state.move_wanted = false;
     if (!drained(channel)) {
       all_drained = false;
     } else if (may_end(channel)) {
-      append(0, encode_end(channel, normal.framed, urgent_lane.framed));
+      append(tx_main_, encode_end(channel, normal.framed, urgent_lane.framed));
       state.end_sent = true;
     }
     unsaid_ = unsaid_ || may_end(channel);
@@ -504,7 +565,7 @@ void machine::pump_control() {
   if (closing_ && !close_sent_ && (all_drained || has(planted::closed_too_soon))) {
     lane_numbers final_sequences{};
     for (std::size_t lane = 0; lane < lane_count; ++lane) final_sequences[lane] = tx_[lane].framed;
-    append(0, encode_close(errc{}, {}, final_sequences));
+    append(tx_main_, encode_close(errc{}, {}, final_sequences));
     close_sent_ = true;
     check_closed();
   }
@@ -524,6 +585,7 @@ void machine::pump(std::size_t pipe) {
 // (Start-time fair queueing, Goyal, Vin, Cheng 1996.)
 std::optional<std::size_t> machine::next_lane(std::size_t pipe) const noexcept {
   std::optional<std::size_t> best;
+  if (leaving(pipe)) return best;
   for (std::size_t channel = 0; channel < channel_count; ++channel) {
     const tx_channel& state = tx_channel_[channel];
     if (state.pipe != pipe || state.moving || state.move_wanted) continue;
@@ -551,10 +613,10 @@ std::size_t machine::next_slice(std::size_t lane) const noexcept {
   const std::size_t pipe = tx_channel_[lane / 2].pipe;
   const outbound& next = from.backlog.front();
   const std::size_t left = next.owned.size() - next.offset;
-  const std::size_t most =
-      std::min<std::size_t>(pipe == 0 ? slice_bytes_shared : slice_bytes_own, peer_.frame_bytes);
+  const std::size_t most = std::min<std::size_t>(
+      is_shared(pipe) ? slice_bytes_shared : slice_bytes_own, peer_.frame_bytes);
   std::size_t slice = std::min(left, most);
-  if (pipe == 0 && lane / 2 == channel_count - 1 &&
+  if (is_shared(pipe) && lane / 2 == channel_count - 1 &&
       from.spent - from.peer_received >= shared_bulk_slices * slice_bytes_shared) {
     return not_ready;
   }

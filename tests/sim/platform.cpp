@@ -108,6 +108,27 @@ std::size_t write_some(native_handle socket, std::span<const io_slice> from,
   return world::current().write(socket, from, error);
 }
 
+std::size_t write_with_handles(native_handle socket, const io_slice& from,
+                               std::span<const native_handle> handles,
+                               std::error_code& error) noexcept {
+  return world::current().write_with_handles(socket, from, handles, error);
+}
+
+std::size_t read_with_handles(native_handle socket, std::span<std::byte> into, handle_list& came,
+                              std::error_code& error) noexcept {
+  return world::current().read_with_handles(socket, into, came, error);
+}
+
+// Shared memory is the system's own: it does not depend on time. Who waits for something in it is
+// told by a byte on a socket.
+void wake_one(const std::atomic<std::uint32_t>& /*word*/) noexcept {}
+
+bool join_barriers() noexcept {
+  return false;
+}
+
+void pass_barrier() noexcept {}
+
 bool would_block(const std::error_code& error) noexcept {
   return error == std::errc::operation_would_block ||
          error == std::errc::resource_unavailable_try_again;

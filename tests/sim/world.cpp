@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sim/world.hpp"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <stdexcept>
 
@@ -377,6 +379,7 @@ std::size_t world::readable(native_handle handle, bool& at_end, std::error_code&
 
 std::size_t world::read(native_handle handle, std::span<std::byte> into, std::error_code& error) {
   bool at_end = false;
+  arrived_handles_.clear();
   std::size_t left = std::min({readable(handle, at_end, error), into.size(), habits_.read_max});
   if (error) return 0;
   if (left == 0) {
@@ -393,6 +396,8 @@ std::size_t world::read(native_handle handle, std::span<std::byte> into, std::er
                 into.begin() + static_cast<std::ptrdiff_t>(got));
     first.taken += now;
     got += now;
+    for (const auto& each : first.handles) arrived_handles_.push_back(each);
+    first.handles.clear();
     if (first.taken == first.bytes.size()) from.under_way.pop_front();
   }
   from.bytes -= got;
@@ -445,6 +450,38 @@ std::size_t world::write(native_handle handle, std::span<const io_slice> from,
   into.under_way.push_back({due, std::move(all), 0});
   into.bytes += room;
   return room;
+}
+
+std::size_t world::read_with_handles(native_handle handle, std::span<std::byte> into,
+                                     hawser::platform::handle_list& came, std::error_code& error) {
+  const std::size_t got = read(handle, into, error);
+  for (const auto& each : arrived_handles_) {
+    if (came.count < came.most) came.handles[came.count++] = each->give();
+  }
+  arrived_handles_.clear();
+  return got;
+}
+
+std::size_t world::write_with_handles(native_handle handle, const io_slice& from,
+                                      std::span<const native_handle> handles,
+                                      std::error_code& error) {
+  std::vector<std::shared_ptr<carried_handle>> copies;
+  for (const native_handle each : handles) {
+    copies.push_back(std::make_shared<carried_handle>(each));
+  }
+  const std::size_t wrote = write(handle, {&from, 1}, error);
+  socket* const peer = find(find(handle)->peer);
+  if (wrote != 0 && peer != nullptr && !peer->in.under_way.empty()) {
+    peer->in.under_way.back().handles = std::move(copies);
+  }
+  return wrote;
+}
+
+carried_handle::carried_handle(native_handle original)
+    : handle_(::fcntl(static_cast<int>(original), F_DUPFD_CLOEXEC, 0)) {}
+
+carried_handle::~carried_handle() {
+  hawser::platform::release_handle(handle_);
 }
 
 }  // namespace sim

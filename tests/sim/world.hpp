@@ -41,12 +41,29 @@ struct habits {
   unsigned late_event_one_in = 4;     ///< a socket that is ready is passed over in a turn
 };
 
+/// A handle of the system on its way from one socket to its peer.
+class carried_handle {
+ public:
+  /// A copy of `original`.
+  explicit carried_handle(native_handle original);
+  carried_handle(const carried_handle&) = delete;
+  carried_handle& operator=(const carried_handle&) = delete;
+  ~carried_handle();
+  [[nodiscard]] native_handle give() noexcept {
+    return std::exchange(handle_, hawser::platform::no_handle);
+  }
+
+ private:
+  native_handle handle_;
+};
+
 /// Bytes on their way from one socket to its peer.
 struct flow {
   struct segment {
     time due;
     std::vector<std::byte> bytes;
     std::size_t taken = 0;
+    std::vector<std::shared_ptr<carried_handle>> handles{};  // with the first byte
   };
   std::deque<segment> under_way;
   std::size_t bytes = 0;
@@ -156,6 +173,11 @@ class world {
   [[nodiscard]] std::size_t readable(native_handle handle, bool& at_end, std::error_code& error);
   std::size_t read(native_handle handle, std::span<std::byte> into, std::error_code& error);
   std::size_t write(native_handle handle, std::span<const io_slice> from, std::error_code& error);
+  /// As read() and write(), with handles.
+  std::size_t read_with_handles(native_handle handle, std::span<std::byte> into,
+                                hawser::platform::handle_list& came, std::error_code& error);
+  std::size_t write_with_handles(native_handle handle, const io_slice& from,
+                                 std::span<const native_handle> handles, std::error_code& error);
   [[nodiscard]] bool is_readable(native_handle handle);
   [[nodiscard]] bool is_writable(native_handle handle) noexcept;
 
@@ -186,6 +208,7 @@ class world {
   std::vector<std::pair<unsigned, unsigned>> parts_;
   std::vector<unsigned> exhausted_;
   std::multimap<time, std::function<void()>> events_;
+  std::vector<std::shared_ptr<carried_handle>> arrived_handles_;  // with what read() took
   bool tracing_ = false;
   std::vector<std::string> trace_;
 };

@@ -35,7 +35,7 @@ std::byte pattern_byte(std::uint64_t number, std::size_t at) noexcept {
 }  // namespace
 
 std::string name_of(transport which) {
-  static constexpr std::array names{"tcp", "unix", "inproc"};
+  static constexpr std::array names{"tcp", "unix", "inproc", "shm"};
   return names[static_cast<std::size_t>(which)];
 }
 
@@ -46,9 +46,11 @@ std::string address_of(transport which, const folder& where) {
     case transport::tcp:
       return "tcp://127.0.0.1:0";
     case transport::unix_socket:
-      return "unix:" + (where / (own + ".sock"));
+      return "unix:" + (where / (own + ".sock")) + "?share_memory=0";
     case transport::inproc:
       return "inproc:" + own;
+    case transport::shared_memory:
+      return "shm:" + (where / (own + ".sock"));
   }
   return {};
 }

@@ -19,9 +19,13 @@
 
 namespace test {
 
-enum class transport : std::uint8_t { tcp, unix_socket, inproc };
+enum class transport : std::uint8_t { tcp, unix_socket, inproc, shared_memory };
 
-inline constexpr std::array transports{transport::tcp, transport::unix_socket, transport::inproc};
+inline constexpr std::array transports{transport::tcp, transport::unix_socket, transport::inproc,
+                                       transport::shared_memory};
+/// Those whose channels get sockets of their own.
+inline constexpr std::array socket_transports{transport::tcp, transport::unix_socket,
+                                              transport::inproc};
 
 [[nodiscard]] std::string name_of(transport which);
 

@@ -84,6 +84,14 @@ bool raw_socket::send(std::span<const std::byte> all) {
   return true;
 }
 
+bool raw_socket::send(std::span<const std::byte> all,
+                      std::span<const hawser::platform::native_handle> with) {
+  std::error_code error;
+  const auto wrote =
+      hawser::platform::write_with_handles(descriptor_, {all.data(), all.size()}, with, error);
+  return !error && send(all.subspan(wrote));
+}
+
 void raw_socket::finish_writing() noexcept { ::shutdown(descriptor_, SHUT_WR); }
 
 bool raw_socket::read(std::span<std::byte> all) {

@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 
+#include "os/platform.hpp"
 #include "support/raw_peer.hpp"
 
 namespace test {
@@ -28,6 +29,8 @@ class raw_socket {
 
   /// False: the other side has closed.
   bool send(std::span<const std::byte> all);
+  /// With handles attached to the first byte.
+  bool send(std::span<const std::byte> all, std::span<const hawser::platform::native_handle> with);
   void finish_writing() noexcept;
   /// Waits for one frame. Nothing at the end of the connection.
   [[nodiscard]] std::optional<seen_frame> next();

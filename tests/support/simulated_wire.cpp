@@ -78,9 +78,31 @@ void simulated_wire::collect(std::size_t side) {
   all.attach_wanted |= news.attach_wanted;
   all.established |= news.established;
   all.ended |= news.ended;
+  for (std::size_t channel = 0; channel < hawser::wire::channel_count; ++channel) {
+    if (!shared_ || (news.moved & 1U << channel) == 0) continue;
+    const std::size_t pipe = channel == 0 ? hawser::wire::shared_main : channel;
+    sides_[side].ring_readable[pipe] = true;
+    if (!std::exchange(sides_[side].open[pipe], true)) sides_[side].machine_->attached(pipe);
+  }
+}
+
+void simulated_wire::share() {
+  for (auto& each : sides_) {
+    if (each.machine_->ended() || !each.machine_->may_share()) return;
+  }
+  shared_ = true;
+  for (auto& each : sides_) each.open[hawser::wire::shared_main] = true;
+  sides_[server].machine_->shared();
+  sides_[client].machine_->shared();
 }
 
 void simulated_wire::attach(std::size_t channel) {
+  if (shared_) {
+    if (sides_[client].open[channel] || !sides_[client].machine_->attach_allowed(channel)) return;
+    sides_[client].open[channel] = true;
+    sides_[client].machine_->attached(channel);
+    return;
+  }
   if (sides_[server].open[channel] || !sides_[server].machine_->attach_allowed(channel)) return;
   sides_[server].open[channel] = true;
   sides_[server].machine_->attached(channel);
@@ -178,6 +200,7 @@ bool simulated_wire::read(std::size_t side, std::size_t pipe) {
     in.bytes_under_way = 0;
     return any;
   }
+  if (shared_ && pipe != 0 && !to.ring_readable[pipe]) return false;
   if (!to.open[pipe]) {
     auto& joins = client_attaches_[pipe];
     if (side != client || !joins.has_value() || *joins > now_) return false;
@@ -189,6 +212,7 @@ bool simulated_wire::read(std::size_t side, std::size_t pipe) {
   }
   if (in.under_way.empty()) {
     if (!in.shut || in.end_told) return false;
+    if (shared_ && (pipe != 0 || has_rings_to_drain(side))) return false;  // rings have no end
     in.end_told = true;
     to.machine_->pipe_ended(pipe, {});
     collect(side);
@@ -216,6 +240,19 @@ bool simulated_wire::read(std::size_t side, std::size_t pipe) {
   return true;
 }
 
+bool simulated_wire::can_read(std::size_t side, std::size_t pipe) const {
+  const side_state& to = sides_[side];
+  return to.open[pipe] && (!shared_ || pipe == 0 || to.ring_readable[pipe]);
+}
+
+// What is in shared memory stays there when its writer has gone.
+bool simulated_wire::has_rings_to_drain(std::size_t side) const {
+  for (std::size_t pipe = 1; pipe < pipes; ++pipe) {
+    if (can_read(side, pipe) && !sides_[1 - side].out[pipe].under_way.empty()) return true;
+  }
+  return false;
+}
+
 bool simulated_wire::tick(std::size_t side) {
   side_state& of = sides_[side];
   if (of.gone || of.machine_->next_deadline() > now_) return false;
@@ -229,8 +266,9 @@ bool simulated_wire::tick(std::size_t side) {
 bool simulated_wire::leave(std::size_t side) {
   side_state& of = sides_[side];
   if (of.gone || !of.machine_->ended()) return false;
-  const direction& out = of.out[0];
-  const bool can_write = !out.shut && (out.in_write || of.machine_->has_output(0)) &&
+  const std::size_t main = of.machine_->main_pipe();
+  const direction& out = of.out[main];
+  const bool can_write = !out.shut && (out.in_write || of.machine_->has_output(main)) &&
                          out.bytes_under_way < habits_.pipe_bytes;
   if (can_write) return false;
   of.gone = true;
@@ -246,7 +284,8 @@ simulated_wire::time simulated_wire::next_arrival() const {
     if (to.gone) continue;
     for (std::size_t pipe = 0; pipe < pipes; ++pipe) {
       const auto& under_way = sides_[side].out[pipe].under_way;
-      if (to.open[pipe] && !under_way.empty()) next = std::min(next, under_way.front().due);
+      if (can_read(1 - side, pipe) && !under_way.empty())
+        next = std::min(next, under_way.front().due);
     }
   }
   for (const auto& joins : client_attaches_) {

@@ -63,6 +63,9 @@ class simulated_wire {
 
   /// Makes pipe `channel`, as a link does when attaching has succeeded: the server's side first.
   void attach(std::size_t channel);
+  /// Gives both sides a segment, as a link does once the server has taken it. Pipes that are made
+  /// from now on are rings: the server learns of them by MOVED, and nobody reads one before.
+  void share();
   /// Both sides find the pipe broken; what was under way is lost.
   void reset(std::size_t pipe);
   /// What `side` writes from now on goes nowhere, and nobody is told.
@@ -104,7 +107,8 @@ class simulated_wire {
   struct side_state {
     machine* machine_ = nullptr;
     std::array<direction, pipes> out;
-    std::array<bool, pipes> open{true, false, false, false};  // this side knows the pipe
+    std::array<bool, pipes> open{true};       // this side knows the pipe
+    std::array<bool, pipes> ring_readable{};  // MOVED was read
     bool swallowed = false;
     bool gone = false;
     hawser::wire::happenings collected;
@@ -115,10 +119,13 @@ class simulated_wire {
   bool tick(std::size_t side);
   bool leave(std::size_t side);
   void collect(std::size_t side);
+  [[nodiscard]] bool has_rings_to_drain(std::size_t side) const;
+  [[nodiscard]] bool can_read(std::size_t side, std::size_t pipe) const;
   [[nodiscard]] time next_arrival() const;
 
   std::array<side_state, 2> sides_;
   std::array<std::optional<time>, pipes> client_attaches_;  // when the client learns of its pipe
+  bool shared_ = false;
   wire_habits habits_;
   dice dice_;
   time now_;

@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: Apache-2.0
+// Links whose pipes are rings in shared memory: how they come to be, what is refused, and what a
+// peer can do with memory that is its own as well.
+#include <doctest/doctest.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <optional>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "hawser/hawser.hpp"
+#include "shm/segment.hpp"
+#include "support/config.hpp"
+#include "support/environment.hpp"
+#include "support/folder.hpp"
+#include "support/links.hpp"
+#include "support/raw_socket.hpp"
+#include "support/watchdog.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+using hawser::errc;
+using hawser::task;
+using test::kinds;
+
+namespace platform = hawser::platform;
+namespace shm = hawser::shm;
+namespace wire = hawser::wire;
+
+constexpr std::size_t page = 4096;
+constexpr shm::ring_sizes small_rings{page, page, page, page};
+
+task<void> send_patterns(hawser::channel& to, std::vector<std::size_t> sizes) {
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    co_await to.send(test::make_pattern(i, sizes[i]));
+  }
+}
+
+task<void> expect_patterns(hawser::channel& from, std::vector<std::size_t> sizes) {
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    const auto message = co_await from.recv();
+    CHECK(message.has_value());
+    if (!message.has_value()) co_return;
+    CHECK(test::is_pattern(*message, i, sizes[i]));
+  }
+}
+
+std::vector<std::size_t> sizes_for(hawser::priority kind) {
+  std::vector<std::size_t> sizes;
+  for (std::size_t i = 0; i < 400; ++i) sizes.push_back(i * 37 % 3000);
+  if (kind != hawser::priority::control) sizes.insert(sizes.end(), {300'000, 5, 70'000, 4096});
+  return sizes;
+}
+
+/// A listener at a unix socket and a runtime; links come by themselves to share memory.
+struct host {
+  explicit host(const std::string& scheme = "unix:", const hawser::link_options& options = {},
+                unsigned threads = 2)
+      : guard(60s),
+        runtime(test::config(threads, log)),
+        listener(hawser::listen(runtime, scheme + (place / "s"), {.link = options})) {}
+
+  void connect(const hawser::link_options& options, std::string uri = {}) {
+    if (uri.empty()) uri = listener.uri();
+    hawser::sync_wait(runtime, [&]() -> task<void> {
+      auto both = co_await hawser::when_all(hawser::connect(uri, options), listener.accept());
+      client = std::get<0>(std::move(both));
+      server = std::get<1>(std::move(both));
+    }());
+  }
+  hawser::link accept() { return hawser::sync_wait(runtime, listener.accept()); }
+  [[nodiscard]] hawser::link_road road_of(const hawser::link& which) {
+    return hawser::sync_wait(runtime, [](hawser::link of) -> task<hawser::link_road> {
+      co_await of.opened();
+      co_return of.road();
+    }(which));
+  }
+  void await_memory() {
+    while (!road_of(client).shared_memory || !road_of(server).shared_memory) {
+      std::this_thread::yield();
+    }
+  }
+  /// Both ends send on all channels at once.
+  void exchange() {
+    hawser::run(runtime, [&](hawser::scope& all) -> task<void> {
+      for (const auto kind : kinds) {
+        for (const bool back : {false, true}) {
+          all.spawn(send_patterns((back ? server : client).at(kind), sizes_for(kind)));
+          all.spawn(expect_patterns((back ? client : server).at(kind), sizes_for(kind)));
+        }
+      }
+      co_return;
+    });
+  }
+
+  test::watchdog guard;
+  test::log_book log;
+  test::folder place;
+  hawser::runtime runtime;
+  hawser::listener listener;
+  hawser::link client;
+  hawser::link server;
+};
+
+/// A client written by hand, up to the offer of a segment.
+struct raw_sharer {
+  explicit raw_sharer(const std::string& uri, const shm::ring_sizes& sizes = small_rings)
+      : link(uri, greeting()), offering(uri), segment(shm::segment::create(sizes, false)) {
+    for (std::size_t i = 0; i < shm::ring_count; ++i) CHECK_FALSE(segment.reserve(i));
+  }
+
+  static wire::hello greeting() {
+    auto hello = test::make_hello();
+    hello.features = wire::feature::share;
+    return hello;
+  }
+  [[nodiscard]] wire::share offer() const {
+    wire::share made{link.hello.link_id, link.welcome.attach_secret, shm::layout_version, {}};
+    std::copy(segment.sizes().begin(), segment.sizes().end(), made.ring_bytes.begin());
+    return made;
+  }
+  /// The answer: clear if it was taken.
+  std::optional<errc> propose(const wire::share& what,
+                              std::span<const platform::native_handle> handles) {
+    offering.send(wire::encode(what), handles);
+    const auto answer = offering.next();
+    if (!answer.has_value()) return errc::link_lost;
+    if (answer->kind == wire::kind::attached) return std::nullopt;
+    const auto refused = wire::decode_refusal(answer->header);
+    return refused.has_value() ? refused->code : errc::link_lost;
+  }
+  std::optional<errc> propose() { return propose(offer(), std::array{segment.handle()}); }
+  /// All frames go through pipe 4 from now on.
+  void move() {
+    link.socket.send(wire::encode_moved(0, wire::shared_main, 1, 1));
+    CHECK(link.socket.next(wire::kind::moved).has_value());
+  }
+  void put(std::span<const std::byte> frames) {
+    if (!writer.has_value()) writer.emplace(segment.writer(0, shm::side::client));
+    const std::size_t at = writer->claim(frames.size());
+    REQUIRE(at != shm::ring_writer<>::no_room);
+    std::memcpy(writer->memory().at(at), frames.data(), frames.size());
+    writer->commit(frames.size());
+    writer->publish();
+    wake();
+  }
+  void wake() {
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    shm::bell<> bell(segment.bell_of(shm::side::server));
+    if (!bell.ring()) return;
+    if (segment.state_of(shm::side::server).woken_by_word.load() == 1) {
+      platform::wake_one(bell.word());
+    } else {
+      const std::byte once{1};
+      offering.send({&once, 1});
+    }
+  }
+  /// What the server has written into its ring of channel 0, up to a frame of that kind.
+  std::optional<test::seen_frame> next(wire::kind what) {
+    if (!reader.has_value()) reader.emplace(segment.reader(0, shm::side::server));
+    for (int i = 0; i < 5000; ++i) {
+      while (reader->look() == shm::ring_reader<>::found::record) {
+        const std::byte* const first = reader->memory().at(reader->offset());
+        const auto frames = test::parse_frames({first, reader->bytes()});
+        static_cast<void>(reader->pop());
+        for (const auto& each : frames) {
+          if (each.kind == what) return each;
+        }
+      }
+      platform::sleep_on(segment.bell_of(shm::side::client).asleep, 0, 1ms);
+    }
+    return std::nullopt;
+  }
+
+  test::raw_link link;
+  test::raw_socket offering;
+  shm::segment segment;
+  std::optional<shm::ring_writer<>> writer;
+  std::optional<shm::ring_reader<>> reader;
+};
+
+std::size_t mappings() {
+  std::ifstream maps("/proc/self/maps");
+  std::size_t count = 0;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find("memfd:hawser") != std::string::npos) ++count;
+  }
+  return count;
+}
+
+errc end_of(host& at, const hawser::link& which) {
+  return static_cast<errc>(hawser::sync_wait(at.runtime, which.ended()).code().value());
+}
+
+}  // namespace
+
+TEST_SUITE("link_memory") {
+  TEST_CASE("a unix link moves to shared memory in the midst of its traffic") {
+    const std::size_t descriptors = test::open_descriptors();
+    for (const std::size_t ring : {page, std::size_t{1} << 18}) {
+      for (const unsigned channels : {1U, 4U}) {
+        host at;
+        hawser::link_options options;
+        options.ring_bytes.fill(ring);
+        options.channels = channels;
+        at.connect(options);
+        CHECK_FALSE(at.road_of(at.client).shared_memory);
+        at.exchange();
+        at.await_memory();
+        at.exchange();
+        CHECK(at.client.sockets() == 1);
+        CHECK(at.server.sockets() == 1);
+        hawser::sync_wait(at.runtime, at.client.close());
+        CHECK(end_of(at, at.server) == errc::closed);
+        for (const auto kind : kinds) {
+          const auto sent = at.client.at(kind).counts();
+          const auto received = at.server.at(kind).counts();
+          CHECK(sent.accepted == 2 * sizes_for(kind).size());
+          CHECK(received.taken == sent.accepted);
+          CHECK(sent.consumed == sent.accepted);
+        }
+      }
+    }
+    CHECK(mappings() == 0);
+    CHECK(test::open_descriptors() == descriptors);
+  }
+
+  TEST_CASE("a link that says little stays on its socket") {
+    host at;
+    at.connect({});
+    hawser::run(at.runtime, [&]() -> task<void> {
+      co_await at.client.rpc().send("question");
+      const auto question = co_await at.server.rpc().recv();
+      CHECK(question.has_value());
+      co_await hawser::this_task::sleep_for(10ms);
+    });
+    CHECK_FALSE(at.road_of(at.client).shared_memory);
+    CHECK(mappings() == 0);
+  }
+
+  TEST_CASE("either side may keep to sockets") {
+    for (const bool by_client : {false, true}) {
+      hawser::link_options unwilling;
+      unwilling.share_memory = false;
+      host at("unix:", by_client ? hawser::link_options() : unwilling);
+      at.connect(by_client ? unwilling : hawser::link_options());
+      at.exchange();
+      test::wait_until(at.runtime, [&] { return at.client.sockets() == 4; });
+      CHECK_FALSE(at.road_of(at.client).shared_memory);
+      CHECK(at.road_of(at.client).why_not.empty());
+      CHECK(mappings() == 0);
+    }
+  }
+
+  TEST_CASE("shm: shares memory from the first message on, or fails") {
+    host at("shm:");
+    CHECK(at.listener.uri().starts_with("shm:"));
+    at.connect({});
+    CHECK(at.road_of(at.client).shared_memory);
+    at.exchange();
+
+    const std::string path = at.listener.uri().substr(4);
+    const auto refused = test::outcome_of([&] {
+      hawser::sync_wait(at.runtime, hawser::connect("unix:" + path + "?share_memory=0"));
+    });
+    REQUIRE_FALSE(refused.has_value());
+    CHECK(refused.error().code() == errc::unsupported);
+
+    hawser::link_options unwilling;
+    unwilling.share_memory = false;
+    const host other("unix:", unwilling);
+    auto connecting = [&] {
+      hawser::sync_wait(at.runtime, hawser::connect("shm:" + other.listener.uri().substr(5)));
+    };
+    const auto failed = test::outcome_of(connecting);
+    REQUIRE_FALSE(failed.has_value());
+    CHECK(failed.error().code() == errc::unsupported);
+    CHECK(failed.error().text().find("the peer does not want it") != std::string::npos);
+  }
+
+  TEST_CASE("a segment larger than is allowed is refused, and the link goes on over sockets") {
+    hawser::link_options strict;
+    strict.shared_bytes = 64 << 10;
+    host at("unix:", strict);
+    at.connect({});
+    at.exchange();
+    test::wait_until(at.runtime, [&] { return at.client.sockets() == 4; });
+    const auto road = at.road_of(at.client);
+    CHECK_FALSE(road.shared_memory);
+    CHECK(road.why_not.find("more shared memory than is allowed") != std::string::npos);
+    CHECK(mappings() == 0);
+  }
+
+  TEST_CASE("an offer that is wrong is refused by name, and harms nothing") {
+    host at;
+    at.connect({});
+    const std::size_t descriptors = test::open_descriptors();
+    const auto outcome = [&](const auto& spoil) {
+      raw_sharer peer(at.listener.uri());
+      const auto link = at.accept();
+      wire::share offer = peer.offer();
+      std::vector<platform::native_handle> handles{peer.segment.handle()};
+      const auto got = spoil(peer, offer, handles);
+      // The link goes on where it was.
+      peer.link.socket.send(test::data_frame({1}, test::bytes_of("still here")));
+      const auto message = hawser::run(at.runtime, [&] { return link.rpc().recv(); });
+      CHECK(message->text() == "still here");
+      return got;
+    };
+    using handle_vector = std::vector<platform::native_handle>;
+    CHECK(outcome([](raw_sharer& peer, wire::share& offer, handle_vector& handles) {
+            offer.layout = 2;
+            return peer.propose(offer, handles);
+          }) == errc::unsupported);
+    CHECK(outcome([](raw_sharer& peer, wire::share& offer, handle_vector& handles) {
+            offer.ring_bytes[2] = page + 8;
+            return peer.propose(offer, handles);
+          }) == errc::protocol_violation);
+    CHECK(outcome([](raw_sharer& peer, wire::share& offer, handle_vector& handles) {
+            offer.ring_bytes[0] = std::uint64_t{1} << 40;
+            return peer.propose(offer, handles);
+          }) == errc::protocol_violation);
+    CHECK(outcome([](raw_sharer& peer, wire::share& offer, handle_vector& handles) {
+            offer.ring_bytes[0] *= 2;  // another size than the memory has
+            return peer.propose(offer, handles);
+          }) == errc::unsupported);
+    CHECK(outcome([](raw_sharer& peer, wire::share& offer, handle_vector&) {
+            return peer.propose(offer, {});
+          }) == errc::protocol_violation);
+    CHECK(outcome([](raw_sharer& peer, wire::share& offer, handle_vector& handles) {
+            handles.push_back(peer.segment.handle());
+            return peer.propose(offer, handles);
+          }) == errc::protocol_violation);
+    CHECK(outcome([](raw_sharer& peer, wire::share& offer, handle_vector& handles) {
+            handles[0] = 0;  // standard input
+            return peer.propose(offer, handles);
+          }) == errc::unsupported);
+    CHECK(outcome([](raw_sharer& peer, wire::share& offer, handle_vector& handles) {
+            offer.secret[3] ^= std::byte{1};
+            return peer.propose(offer, handles);
+          }) == errc::unauthorized);
+    CHECK(outcome([](raw_sharer& peer, wire::share& offer, handle_vector& handles) {
+            peer.segment.header().magic[0] = 'x';
+            return peer.propose(offer, handles);
+          }) == errc::unsupported);
+    test::wait_until(at.runtime, [&] { return test::open_descriptors() == descriptors; });
+    at.exchange();
+  }
+
+  TEST_CASE("handles that nobody asked for are closed") {
+    host at;
+    at.connect({});
+    at.exchange();
+    const std::size_t descriptors = test::open_descriptors();
+    {
+      const platform::native_handle memory = platform::create_memory(page);
+      const std::vector<platform::native_handle> many(8, memory);
+      test::raw_socket stranger(at.listener.uri());
+      stranger.send(wire::encode(test::make_hello()), many);
+      CHECK(stranger.next(wire::kind::welcome).has_value());
+      test::raw_socket babbler(at.listener.uri());
+      babbler.send(test::bytes_of("GET / HTTP/1.1\r\n\r\n"), many);
+      babbler.read_to_end();
+      platform::release_handle(memory);
+    }
+    const auto link = at.accept();
+    CHECK(end_of(at, link) == errc::link_lost);
+    test::wait_until(at.runtime, [&] { return test::open_descriptors() == descriptors; });
+  }
+
+  TEST_CASE("a client from the page alone shares memory, asks, is answered, and closes") {
+    host at;
+    raw_sharer peer(at.listener.uri());
+    const auto link = at.accept();
+    CHECK(peer.propose() == std::nullopt);
+    peer.move();
+    peer.put(test::data_frame({1}, test::bytes_of("question")));
+    hawser::sync_wait(at.runtime, [](hawser::link of) -> task<void> {
+      const auto question = co_await of.rpc().recv();
+      CHECK(question->text() == "question");
+      co_await of.rpc().send("answer");
+    }(link));
+    const auto answer = peer.next(wire::kind::data);
+    REQUIRE(answer.has_value());
+    CHECK(answer->payload == test::bytes_of("answer"));
+
+    peer.put(wire::encode_close(errc{}, "", {0, 0, 1, 0, 0, 0, 0, 0}));
+    CHECK(peer.next(wire::kind::closed).has_value());
+    peer.put(wire::encode_closed({0, 0, 1, 0, 0, 0, 0, 0}, {0, 0, 1, 0, 0, 0, 0, 0}));
+    CHECK(end_of(at, link) == errc::closed);
+  }
+
+  TEST_CASE("what a peer had committed arrives, though it died behind it") {
+    host at;
+    std::optional<raw_sharer> peer(std::in_place, at.listener.uri());
+    const auto link = at.accept();
+    CHECK(peer->propose() == std::nullopt);
+    peer->move();
+    for (int i = 0; i < 20; ++i) {
+      peer->put(test::data_frame({1}, test::bytes_of("number " + std::to_string(i))));
+    }
+    peer.reset();
+    CHECK(end_of(at, link) == errc::link_lost);
+    hawser::sync_wait(at.runtime, [](hawser::link of) -> task<void> {
+      for (int i = 0; i < 20; ++i) {
+        const auto message = co_await of.rpc().recv();
+        CHECK(message->text() == "number " + std::to_string(i));
+      }
+    }(link));
+    CHECK(at.log.count(hawser::log_level::error) == 0);
+  }
+
+  TEST_CASE("a broken ring closes its link, and no other") {
+    host at;
+    at.connect({});
+    enum class harm { kind, size, consumed };
+    for (const harm what : {harm::kind, harm::size, harm::consumed}) {
+      CAPTURE(static_cast<int>(what));
+      raw_sharer peer(at.listener.uri());
+      const auto link = at.accept();
+      CHECK(peer.propose() == std::nullopt);
+      peer.move();
+      auto writer = peer.segment.writer(0, shm::side::client);
+      const auto header = [&](std::uint64_t value) {
+        writer.memory().store(0, value, std::memory_order_release);
+        peer.wake();
+      };
+      switch (what) {
+        case harm::kind:
+          header(shm::record_header(16, static_cast<shm::record_kind>(9)));
+          break;
+        case harm::size:
+          header(shm::record_header(100'000, shm::record_kind::data));
+          break;
+        case harm::consumed:
+          peer.segment.header().rings[0][1].consumed.store(1 << 20);
+          hawser::sync_wait(at.runtime, [](hawser::link of) -> task<void> {
+            // Until it looks there: the ring is full then.
+            for (int i = 0; i < 200; ++i) {
+              auto sent = co_await hawser::as_result(of.rpc().send(test::make_pattern(1, 1000)));
+              if (!sent.has_value()) break;
+              co_await hawser::this_task::yield();
+            }
+          }(link));
+          break;
+      }
+      CHECK(end_of(at, link) == errc::protocol_violation);
+    }
+    at.exchange();
+  }
+
+  TEST_CASE("frames from a ring are checked as those from a socket") {
+    host at;
+    raw_sharer peer(at.listener.uri());
+    const auto link = at.accept();
+    CHECK(peer.propose() == std::nullopt);
+    peer.move();
+    peer.put(test::data_frame({1}, test::bytes_of("fine")));
+    peer.put(wire::encode_end(1, 0, 0));  // fewer than there were
+    CHECK(end_of(at, link) == errc::protocol_violation);
+    const auto close = peer.next(wire::kind::close);
+    REQUIRE(close.has_value());
+  }
+
+  TEST_CASE("nothing may come over the socket once everything has moved") {
+    host at;
+    raw_sharer peer(at.listener.uri());
+    const auto link = at.accept();
+    CHECK(peer.propose() == std::nullopt);
+    peer.move();
+    peer.link.socket.send(test::data_frame({1}, test::bytes_of("late")));
+    CHECK(end_of(at, link) == errc::protocol_violation);
+  }
+
+  TEST_CASE("a second segment is refused") {
+    host at;
+    raw_sharer peer(at.listener.uri());
+    const auto link = at.accept();
+    CHECK(peer.propose() == std::nullopt);
+    const test::raw_socket first =
+        std::exchange(peer.offering, test::raw_socket(at.listener.uri()));
+    CHECK(peer.propose() == errc::refused);
+  }
+
+  TEST_CASE("MOVED to shared memory that is not shared is a violation") {
+    host at;
+    test::raw_link peer(at.listener.uri());
+    const auto link = at.accept();
+    peer.socket.send(wire::encode_moved(0, wire::shared_main, 1, 1));
+    CHECK(end_of(at, link) == errc::protocol_violation);
+  }
+}
