@@ -72,6 +72,7 @@ uring::uring(reactor_counters& counters) : counters_(counters), alarm_(*this) {
     probe();
     if (calls::ring_register_itself(ring_)) features_.emplace_back("registered ring");
   } catch (...) {
+    hand_to_kernel();
     io_uring_queue_exit(&ring_);
     throw;
   }
@@ -128,8 +129,8 @@ uring::~uring() {
       io_uring_cqe_seen(&ring_, arrived);
     }
   }
+  hand_to_kernel();  // before another thread may be given this memory for a ring of its own
   io_uring_queue_exit(&ring_);
-  hand_to_kernel();
 }
 
 io_uring_sqe& uring::submission(completion& to) noexcept {
