@@ -16,7 +16,6 @@
 #include <asio/error.hpp>
 #include <asio/execution.hpp>
 #include <asio/execution_context.hpp>
-#include <asio/executor_work_guard.hpp>
 #include <asio/io_context.hpp>
 #include <asio/posix/stream_descriptor.hpp>
 #include <asio/post.hpp>
@@ -629,7 +628,7 @@ class started final : public started_base {
     const auto counted = std::move(work_);
     started_completion<Handler, A> completion(std::move(handler_), std::move(outcome_));
     memory.release();
-    asio::dispatch(counted.get_executor(), std::move(completion));
+    asio::dispatch(counted, std::move(completion));
   }
 
  private:
@@ -657,7 +656,8 @@ class started final : public started_base {
   started(runtime& where, asio_driver* inside, const Fallback& fallback, Handler&& handler)
       : started_base(where, inside),
         handler_(std::move(handler)),
-        work_(asio::get_associated_executor(handler_, fallback)) {}
+        work_(asio::prefer(executor_type(asio::get_associated_executor(handler_, fallback)),
+                           asio::execution::outstanding_work.tracked)) {}
   ~started() = default;
 
   child run(A awaitable) {
@@ -685,7 +685,11 @@ class started final : public started_base {
   }
 
   Handler handler_;
-  asio::executor_work_guard<executor_type> work_;
+  // No executor_work_guard: that has a second copy, which outlives the work, and so perhaps the
+  // execution context.
+  std::decay_t<decltype(asio::prefer(std::declval<executor_type>(),
+                                     asio::execution::outstanding_work.tracked))>
+      work_;
   started_outcome<A> outcome_;
 };
 
