@@ -796,13 +796,14 @@ class asio_context : public asio::execution_context {
 class asio_context::executor_type {
  public:
   executor_type(const executor_type& other) noexcept
-      : context_(other.context_), urgency_(other.urgency_), never_(other.never_),
-        continues_(other.continues_), tracked_(other.tracked_) {
+      : context_(other.context_), where_(other.where_), urgency_(other.urgency_),
+        never_(other.never_), continues_(other.continues_), tracked_(other.tracked_) {
     if (tracked_) detail::work_began(where());
   }
   executor_type& operator=(const executor_type& other) noexcept {
     executor_type copy(other);
     std::swap(context_, copy.context_);
+    std::swap(where_, copy.where_);
     std::swap(urgency_, copy.urgency_);
     std::swap(never_, copy.never_);
     std::swap(continues_, copy.continues_);
@@ -879,8 +880,8 @@ class asio_context::executor_type {
 
   executor_type(asio_context& context, priority urgency, bool never, bool continues,
                 bool tracked) noexcept
-      : context_(&context), urgency_(urgency), never_(never), continues_(continues),
-        tracked_(tracked) {
+      : context_(&context), where_(context.where_), urgency_(urgency), never_(never),
+        continues_(continues), tracked_(tracked) {
     if (tracked_) detail::work_began(where());
   }
   [[nodiscard]] executor_type with(bool executor_type::*which, bool value) const noexcept {
@@ -888,9 +889,10 @@ class asio_context::executor_type {
     changed.*which = value;
     return changed;
   }
-  [[nodiscard]] runtime& where() const noexcept { return *context_->where_; }
+  [[nodiscard]] runtime& where() const noexcept { return *where_; }
 
   asio_context* context_;
+  runtime* where_;  // which waits for tracked work, when the context has gone
   priority urgency_;
   bool never_;
   bool continues_;
