@@ -304,12 +304,13 @@ inline void punch_hole(int file, std::size_t offset, std::size_t bytes) noexcept
 }
 
 /// Null: refused.
-[[nodiscard]] inline void* mmap(int file, std::size_t bytes) noexcept {
+[[nodiscard]] inline void* mmap(int file, std::size_t offset, std::size_t bytes,
+                                int protection) noexcept {
   if (const int error = decide(site::mmap).error; error != 0) {
     errno = error;
     return nullptr;
   }
-  void* const at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  void* const at = ::mmap(nullptr, bytes, protection, MAP_SHARED, file, static_cast<off_t>(offset));
   return at == MAP_FAILED ? nullptr : at;
 }
 

@@ -70,8 +70,9 @@ void unreserve_memory(native_handle memory, std::size_t offset, std::size_t byte
   calls::punch_hole(descriptor(memory), offset, bytes);
 }
 
-std::byte* map_memory(native_handle memory, std::size_t bytes) {
-  void* const first = calls::mmap(descriptor(memory), bytes);
+std::byte* map_memory(native_handle memory, std::size_t offset, std::size_t bytes, access how) {
+  const int protection = how == access::read ? PROT_READ : PROT_READ | PROT_WRITE;
+  void* const first = calls::mmap(descriptor(memory), offset, bytes, protection);
   if (first == nullptr) refused("mmap");
   return static_cast<std::byte*>(first);
 }

@@ -90,8 +90,10 @@ std::map<std::string, bytes> golden_frames() {
   made["refuse"] = wire::encode(wire::refusal{errc::limit_reached, "too many links"});
   made["attach"] = wire::encode(wire::attach{secret_of(0x10), secret_of(0x20), 3});
   made["attached"] = wire::encode_attached();
-  made["share"] = wire::encode(
-      wire::share{secret_of(0x10), secret_of(0x20), 1, {262'144, 262'144, 1'048'576, 65'536}});
+  made["share"] = wire::encode(wire::share{
+      secret_of(0x10), secret_of(0x20), 1, {262'144, 262'144, 1'048'576, 65'536}, 16'777'216});
+  made["returned"] = wire::encode_returned(std::vector<std::uint64_t>{0, 1'048'576});
+  made["lent data"] = test::data_frame({3, wire::flag::lent, 0, 0, 1'000'000, 65'536}, {});
   made["data"] = test::data_frame({1, 0, 0, 0, 0}, bytes_of("hello"));
   made["data with id and codec"] =
       test::data_frame({2, 0, 1000, 1, 0}, bytes_of("\x93\x01\x02\x03"));
@@ -150,6 +152,7 @@ void decode_all(std::span<const std::byte> header) {
   static_cast<void>(wire::decode_refusal(header));
   static_cast<void>(wire::decode_attach(header));
   static_cast<void>(wire::decode_share(header));
+  static_cast<void>(wire::decode_returned(header));
   static_cast<void>(wire::decode_credit(header));
   static_cast<void>(wire::decode_token(header));
   static_cast<void>(wire::decode_end(header));
@@ -175,6 +178,8 @@ bool decodes(wire::kind what, std::span<const std::byte> header) {
       return wire::peek_kind(header).has_value();
     case wire::kind::share:
       return wire::decode_share(header).has_value();
+    case wire::kind::returned:
+      return wire::decode_returned(header).has_value();
     case wire::kind::data:
       return wire::decode_data(header).has_value();
     case wire::kind::credit:

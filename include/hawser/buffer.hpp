@@ -19,14 +19,29 @@ struct pin_budget {
   std::atomic<std::size_t> pinned_bytes{0};
 };
 
-/// The header in front of a pooled run of bytes; the bytes follow it, 64-aligned.
+struct block;
+
+/// Whose blocks are not from the pool.
+class block_owner {
+ public:
+  /// The last reference has gone, on whichever thread.
+  virtual void take_back(block& unused) noexcept = 0;
+
+ protected:
+  ~block_owner() = default;
+};
+
+/// The header in front of a pooled run of bytes, which follow it, 64-aligned; or what stands for
+/// bytes elsewhere that somebody owns.
 struct alignas(64) block {
   std::atomic<std::uint32_t> references{1};
   std::uint32_t size_class = 0;
   std::size_t capacity = 0;
   pin_budget* pinned_by = nullptr;  ///< told when the block is recycled; counted reference
+  std::byte* first = nullptr;
+  block_owner* owner = nullptr;  ///< none: the pool
 
-  [[nodiscard]] std::byte* data() noexcept { return reinterpret_cast<std::byte*>(this + 1); }
+  [[nodiscard]] std::byte* data() noexcept { return first; }
 };
 static_assert(sizeof(block) == 64);
 
@@ -65,6 +80,8 @@ class buffer {
   buffer() noexcept = default;
   /// Errors: throws std::bad_alloc.
   explicit buffer(std::size_t bytes) : block_(detail::allocate_block(bytes)), size_(bytes) {}
+  /// Adopts the only reference to `block`, of whose bytes it is the first.
+  buffer(detail::block& adopted, std::size_t bytes) noexcept : block_(&adopted), size_(bytes) {}
   buffer(buffer&& other) noexcept
       : block_(std::exchange(other.block_, nullptr)), size_(std::exchange(other.size_, 0)) {}
   buffer& operator=(buffer&& other) noexcept {
@@ -139,6 +156,8 @@ class shared_buffer {
     part.bytes_ = bytes_.subspan(offset, bytes);
     return part;
   }
+  /// What keeps the bytes; none if somebody else does.
+  [[nodiscard]] detail::block* block() const noexcept { return block_; }
 
  private:
   detail::block* block_ = nullptr;

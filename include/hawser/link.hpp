@@ -61,6 +61,11 @@ struct link_options {
   /// memory reserved when a channel is first used.
   std::array<std::size_t, 4> ring_bytes{256 << 10, 256 << 10, 1 << 20, 64 << 10};
   std::size_t shared_bytes = 64 << 20;  ///< most that a peer's rings may have
+  /// Of each side, where a channel lends the memory that payloads lie in, see channel::loan(): a
+  /// power of two, or zero for none. The side that connects decides, and the other takes no more
+  /// than its own; what is not lent goes back to the system when the link falls silent.
+  std::size_t arena_bytes = 16 << 20;
+  std::size_t lend_from_bytes = 64 << 10;  ///< payloads from this size on are put there by send()
   bool huge_pages = false;              ///< for shared memory, where the system has them
   /// connect() completes before the answer to its hello, so that what is sent on control and rpc
   /// goes along: the first reply comes after one round trip instead of two. A refusal then is the
@@ -131,6 +136,7 @@ class channel {
   class recv_op;
   class recv_batch_op;
   class finish_op;
+  class loan_op;
 
   channel(const channel&) = delete;
   channel& operator=(const channel&) = delete;
@@ -157,6 +163,19 @@ class channel {
   [[nodiscard]] send_op send(shared_buffer bytes, lane via = lane::normal);
   /// Forwards: payload and header fields; the message's own credit returns when it has left.
   [[nodiscard]] send_op send(message&& forwarded, lane via = lane::normal);
+
+  /// Memory to write a payload in that send() then need not copy: where the link shares memory the
+  /// peer reads it in place, and gives it back when its application has let go of the message.
+  /// Waits while all of the arena is lent. Elsewhere it is memory like any other: the code is the
+  /// same, the copy is the system's.
+  ///
+  /// Shape:  the bytes are uninitialised. What is never sent goes back with the buffer. What is
+  ///         shared may be sent again and again.
+  /// Errors: as send().
+  /// Cancel: by the stop token; nothing is lent.
+  /// Cost:   no copy and no system call once the arena has been used as far; memory comes in units
+  ///         of 4 KiB.
+  [[nodiscard]] loan_op loan(std::size_t bytes);
 
   /// Sends several, in order, with one await. Completes when all are accepted.
   ///
@@ -495,6 +514,31 @@ class [[nodiscard]] channel::finish_op final : public detail::acknowledged_opera
   bool attempt() noexcept override;
   void enqueue() noexcept override;
   void on_cancel() noexcept override;
+};
+
+class [[nodiscard]] channel::loan_op final : public detail::channel_operation {
+ public:
+  loan_op(detail::channel_core& owner, std::size_t bytes) noexcept
+      : channel_operation(owner), bytes_(bytes) {}
+
+  [[nodiscard]] buffer await_resume() {
+    if (code_ != errc{}) why().raise();
+    return std::move(buffer_);
+  }
+  [[nodiscard]] result<buffer> await_result() {
+    if (code_ != errc{}) return why();
+    return std::move(buffer_);
+  }
+
+ private:
+  friend class detail::channel_core;
+
+  bool attempt() noexcept override;
+  void enqueue() noexcept override;
+  void on_cancel() noexcept override;
+
+  std::size_t bytes_;
+  buffer buffer_;
 };
 
 class [[nodiscard]] channel::recv_op final : public detail::channel_operation {

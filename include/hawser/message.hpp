@@ -109,6 +109,17 @@ class message {
   [[nodiscard]] lane via() const noexcept { return lane_; }
   /// The payload, shared: keeps the bytes but not the credit.
   [[nodiscard]] const shared_buffer& payload() const noexcept { return payload_; }
+  /// The payload lies in memory that it came to us in and that the peer can still write to: who
+  /// checks something there, and then believes it, reads it twice. See to_owned().
+  [[nodiscard]] bool is_borrowed() const noexcept {
+    return payload_.block() != nullptr && payload_.block()->owner != nullptr;
+  }
+  /// The payload in memory that nobody else writes to: itself, or a copy.
+  ///
+  /// Errors: throws std::bad_alloc.
+  [[nodiscard]] shared_buffer to_owned() const {
+    return is_borrowed() ? shared_buffer(buffer::copy_of(bytes())) : payload_;
+  }
 
  private:
   friend class channel;

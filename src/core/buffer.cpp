@@ -78,6 +78,7 @@ class janitor {
   auto* const made = ::new (memory) block;
   made->size_class = size_class;
   made->capacity = capacity;
+  made->first = static_cast<std::byte*>(memory) + sizeof(block);
   return made;
 }
 
@@ -120,6 +121,7 @@ void unpin(block& unused) noexcept {
 }
 
 [[gnu::noinline]] void recycle_block(block* unused) noexcept {
+  if (unused->owner != nullptr) return unused->owner->take_back(*unused);
   unpin(*unused);
   if (unused->size_class == unpooled || !open_cache() || !has_room(*unused)) {
     free_block(unused);

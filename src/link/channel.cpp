@@ -331,6 +331,39 @@ void channel::finish_op::on_cancel() noexcept {
   owner_->stop_waiting_for_flush(*this);
 }
 
+// ---- loan -----------------------------------------------------------------------------------
+
+bool channel::loan_op::attempt() noexcept {
+  link_core& link = owner_->owner();
+  if (link.wire().ended()) {
+    fail(owner_->ended_code());
+    return true;
+  }
+  try {
+    if (shm::arena* const arena = link.arena_of(owner_->index(), bytes_)) {
+      if (link.borrowers.contains_others_before(*this)) return false;
+      if (auto lent = arena->loan(bytes_)) {
+        buffer_ = std::move(*lent);
+        return true;
+      }
+      if (arena->may_lend(bytes_)) return false;
+    }
+    buffer_ = buffer(bytes_);
+  } catch (const std::bad_alloc&) {
+    fail(errc::resource_exhausted);
+  }
+  return true;
+}
+
+void channel::loan_op::enqueue() noexcept {
+  owner_->owner().borrowers.push(*this);
+}
+
+void channel::loan_op::on_cancel() noexcept {
+  fail(errc::cancelled);
+  owner_->leave(owner_->owner().borrowers, *this);
+}
+
 // ---- recv -----------------------------------------------------------------------------------
 
 // Nothing can come between this and await_resume(), which follows at once.
@@ -405,6 +438,10 @@ channel::send_op channel::send(shared_buffer bytes, lane via) {
 
 channel::send_batch_op channel::send_batch(std::span<message> messages, lane via) {
   return {*core_, messages, via};
+}
+
+channel::loan_op channel::loan(std::size_t bytes) {
+  return {*core_, bytes};
 }
 
 channel::flush_op channel::flush() {

@@ -197,14 +197,20 @@ class client_sharer final : public attacher {
     if (const std::error_code error = segment_.reserve(0)) {
       throw std::system_error(error, "shared memory: cannot reserve");
     }
+    if (core.wire().may_lend()) loans_ = shm::arena_memory::create(core.options().arena_bytes);
     exchange::plan plan;
     const auto dialled = dial(to, plan.connecting);
     if (!dialled.has_value()) failure(errc::unreachable, to.uri + ": its queue is full").raise();
     socket_owner dialling(*dialled);
-    wire::share offer{core.wire().link_id(), core.wire().attach_secret(), shm::layout_version, {}};
+    wire::share offer{core.wire().link_id(),
+                      core.wire().attach_secret(),
+                      shm::layout_version,
+                      {},
+                      loans_.bytes()};
     std::copy(segment_.sizes().begin(), segment_.sizes().end(), offer.ring_bytes.begin());
     plan.words = wire::encode(offer);
     plan.handles.push_back(segment_.handle());
+    if (loans_.bytes() != 0) plan.handles.push_back(loans_.handle());
     plan.limit = core.options().handshake_timeout;
     plan.socket = dialling.give();
     exchange_.emplace(core.home(), std::move(plan),
@@ -220,7 +226,7 @@ class client_sharer final : public attacher {
     if (why.has_value()) return core_.share_failed(why->detail());
     const auto start = wire::peek_kind(came.header);
     if (start.has_value() && start->kind == wire::kind::attached) {
-      return core_.share(std::move(segment_), shm::side::client, socket);
+      return core_.share(std::move(segment_), std::move(loans_), shm::side::client, socket);
     }
     platform::close(socket);
     try {
@@ -233,6 +239,7 @@ class client_sharer final : public attacher {
 
   link_core& core_;
   shm::segment segment_;
+  shm::arena_memory loans_;
   std::optional<exchange> exchange_;
 };
 

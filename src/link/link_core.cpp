@@ -56,6 +56,8 @@ wire::settings make_settings(const link_options& options) {
   settings.survive = options.survive;
   settings.resend = options.resend;
   settings.share = options.share_memory;
+  settings.lend = options.arena_bytes != 0;
+  settings.lend_from = options.lend_from_bytes;
   return settings;
 }
 
@@ -295,7 +297,8 @@ void link_core::consider_sharing(bool now) noexcept {
   }
 }
 
-void link_core::share(shm::segment mapped, shm::side own, platform::native_handle socket) noexcept {
+void link_core::share(shm::segment mapped, shm::arena_memory loans, shm::side own,
+                      platform::native_handle socket) noexcept {
   sharer_.reset();
   if (machine_.ended() || machine_.offline() || port_ != nullptr) {
     platform::close(socket);
@@ -308,12 +311,14 @@ void link_core::share(shm::segment mapped, shm::side own, platform::native_handl
     return share_failed(error.what());
   }
   try {
+    if (loans.bytes() != 0) arena_ = shm::arena::make(std::move(loans), *this);
     pipes_[wire::shared_main].start(port_->open(0, pipes_[wire::shared_main]));
   } catch (const std::bad_alloc&) {
     drop_port();
     return share_failed("no memory");
   }
   machine_.shared();
+  machine_.lend_from(arena_);
   for (unsigned left = std::exchange(attach_later_, 0U); left != 0; left &= left - 1) {
     start_attach(static_cast<std::size_t>(std::countr_zero(left)));
   }
@@ -375,6 +380,20 @@ void link_core::on_port_lost(std::error_code why) noexcept {
 
 void link_core::drop_port() noexcept {
   if (port_ != nullptr) shm::port::abandon(std::exchange(port_, nullptr));
+  if (arena_ == nullptr) return;
+  machine_.lend_from(nullptr);
+  std::exchange(arena_, nullptr)->abandon();
+  channel_core::retry(borrowers);
+}
+
+void link_core::on_let_go(std::uint64_t at) noexcept {
+  machine_.give_back(at);
+  touch();
+}
+
+void link_core::on_let_go_elsewhere() noexcept {
+  const std::lock_guard guard(mutex_);
+  ask_to_collect();
 }
 
 // ---- the turn -------------------------------------------------------------------------------
@@ -480,7 +499,10 @@ void link_core::dispatch_rare(const wire::happenings& now) noexcept {
     channel_core::retry(openers);
     channel_core::retry(greeters);
   }
-  if (now.ended) channel_core::retry(enders);
+  if (now.ended) {
+    channel_core::retry(enders);
+    channel_core::retry(borrowers);
+  }
   if (now.broken) on_broken();
 }
 
@@ -761,14 +783,17 @@ void link_core::release_elsewhere(std::uint32_t lane_and_flag, std::uint64_t cos
     ++returned_.messages;
     if (!inert_) {
       (reassembled ? returned_.reassembled_cost : returned_.cost)[lane] += cost;
-      if (std::exchange(collect_posted_, true)) return;
-      ++visits_;
-      home_.post(collect_work_, priority::control);
-      return;
+      return ask_to_collect();
     }
     if (!unneeded()) return;
   }
   delete this;
+}
+
+void link_core::ask_to_collect() noexcept {
+  if (std::exchange(collect_posted_, true)) return;
+  ++visits_;
+  home_.post(collect_work_, priority::control);
 }
 
 void link_core::run_collect(work& item) noexcept {
@@ -791,6 +816,7 @@ void link_core::collect() noexcept {
       machine_.release(lane, taken.reassembled_cost[lane], true);
     }
   }
+  if (arena_ != nullptr) arena_->collect();
   dispatch();
   touch();
 }

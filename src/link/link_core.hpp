@@ -19,6 +19,7 @@
 #include "link/waiters.hpp"
 #include "os/birthmark.hpp"
 #include "os/reactor.hpp"
+#include "shm/arena.hpp"
 #include "shm/port.hpp"
 #include "shm/ring_stream.hpp"
 #include "wire/machine.hpp"
@@ -105,7 +106,7 @@ class channel_core {
 ///   inert, no handle, no message --> deleted
 ///   alive --machine offline--> closing pipes --last on_closed--> alive, without pipes
 ///         --reconnect() or resume()--> alive
-class link_core final : public component, private shm::port_events {
+class link_core final : public component, private shm::port_events, private shm::arena_events {
  public:
   struct origin {
     std::string peer;                               ///< for people
@@ -166,8 +167,15 @@ class link_core final : public component, private shm::port_events {
   [[nodiscard]] bool may_send_to_ring() const noexcept {
     return port_ != nullptr && !flush_queued_;
   }
-  /// The peer has the segment, too; takes over both. `own` is ours of its two sides.
-  void share(shm::segment mapped, shm::side own, platform::native_handle socket) noexcept;
+  /// The peer has the segment, too, and the arena if there is one; takes over all. `own` is ours of
+  /// its two sides.
+  void share(shm::segment mapped, shm::arena_memory loans, shm::side own,
+             platform::native_handle socket) noexcept;
+  /// What can lend so many bytes to that channel's messages, if anything can.
+  [[nodiscard]] shm::arena* arena_of(std::size_t channel, std::size_t bytes) const noexcept {
+    const bool lends = machine_.lends(channel) && arena_->may_lend(bytes);
+    return lends ? arena_ : nullptr;
+  }
   /// The link goes on over its sockets.
   void share_failed(std::string_view why) noexcept;
   /// Offers a segment, now if it may be, and otherwise as soon as there is traffic.
@@ -221,6 +229,7 @@ class link_core final : public component, private shm::port_events {
   waiter_list changers;  // wait for another status
   waiter_list greeters;  // wait for the end of an attempt to reconnect
   waiter_list sharers;   // wait for is_sharing_settled()
+  waiter_list borrowers;  // wait for room in the arena
 
   void on_shutdown() noexcept override { close(); }
   void on_abandon() noexcept override;
@@ -293,6 +302,10 @@ class link_core final : public component, private shm::port_events {
 
   void join_home() noexcept;
   void on_port_lost(std::error_code why) noexcept override;
+  void on_let_go(std::uint64_t at) noexcept override;
+  void on_room() noexcept override { channel_core::retry(borrowers); }
+  void on_let_go_elsewhere() noexcept override;
+  void ask_to_collect() noexcept;  // under mutex_
   void on_broken() noexcept;
   void on_pipes_closed() noexcept;
   void start_reaching() noexcept;
@@ -345,6 +358,7 @@ class link_core final : public component, private shm::port_events {
   bool share_asked_ = false;
   std::string unshared_because_;
   shm::port* port_ = nullptr;
+  shm::arena* arena_ = nullptr;
   link_work flush_work_;
   bool flush_queued_ = false;
   bool dispatching_ = false;

@@ -536,12 +536,24 @@ void listener_core::share(link_core& core, sharing& offered) noexcept {
     if (shm::segment_bytes(sizes) > options_.link.shared_bytes) {
       return no(errc::limit_reached, "more shared memory than is allowed here");
     }
-    if (offered.handles.all().count != 1) {
-      return no(errc::protocol_violation, "one handle belongs to an offer to share");
+    const std::uint64_t arena_bytes = offered.offered.arena_bytes;
+    if (arena_bytes != 0 && (!core.wire().may_lend() || !shm::is_arena_size(arena_bytes))) {
+      return no(errc::protocol_violation, "an arena of that size cannot be");
     }
-    shm::segment mapped = shm::segment::adopt(offered.handles.all().handles[0], sizes);
+    if (arena_bytes > options_.link.arena_bytes) {
+      return no(errc::limit_reached, "a larger arena than is allowed here");
+    }
+    auto& handles = offered.handles.all();
+    if (handles.count != (arena_bytes != 0 ? 2 : 1)) {
+      return no(errc::protocol_violation, "an offer to share has one handle for each memory");
+    }
+    shm::segment mapped = shm::segment::adopt(handles.handles[0], sizes);
+    shm::arena_memory loans;
+    if (arena_bytes != 0) {
+      loans = shm::arena_memory::adopt(handles.handles[1], static_cast<std::size_t>(arena_bytes));
+    }
     if (!answer_attached(offered.socket.get())) return;
-    core.share(std::move(mapped), shm::side::server, offered.socket.give());
+    core.share(std::move(mapped), std::move(loans), shm::side::server, offered.socket.give());
   } catch (const std::system_error& error) {
     no(errc::unsupported, error.what());
   } catch (const std::bad_alloc&) {

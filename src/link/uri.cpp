@@ -9,6 +9,7 @@
 #include <functional>
 #include <utility>
 
+#include "shm/arena.hpp"
 #include "shm/segment.hpp"
 #include "wire/frame.hpp"
 
@@ -121,6 +122,8 @@ constexpr std::array fields{
     number<&link_options::share_memory>("share_memory", 0, 1),
     numbers<&link_options::ring_bytes>("ring_bytes", shm::ring_size_min, shm::ring_size_max),
     number<&link_options::shared_bytes>("shared_bytes", 64 * kib, 1024 * mib),
+    number<&link_options::arena_bytes>("arena_bytes", 0, shm::arena_bytes_max),
+    number<&link_options::lend_from_bytes>("lend_from_bytes", 4 * kib, 1024 * mib),
     number<&link_options::huge_pages>("huge_pages", 0, 1),
     number<&link_options::early>("early", 0, 1),
     duration<&link_options::handshake_timeout>("handshake_timeout", 1, day_ms),
@@ -246,6 +249,12 @@ void check(const link_options& options) {
     if (std::has_single_bit(each)) continue;
     failure(errc::bad_config,
             "link_options::ring_bytes is " + std::to_string(each) + ", accepted are powers of two")
+        .raise();
+  }
+  if (options.arena_bytes != 0 && !shm::is_arena_size(options.arena_bytes)) {
+    failure(errc::bad_config,
+            "link_options::arena_bytes is " + std::to_string(options.arena_bytes) +
+                ", accepted are 0 and powers of two from " + std::to_string(shm::arena_bytes_min))
         .raise();
   }
   if (options.channels != 1 && options.channels != wire::socket_count) {

@@ -126,8 +126,16 @@ void apply(native_handle socket, const stream_options& options) noexcept;
                                              std::size_t bytes) noexcept;
 /// Gives part of it back: it reads as zeros then, and is reserved or touched anew. Best effort.
 void unreserve_memory(native_handle memory, std::size_t offset, std::size_t bytes) noexcept;
+enum class access : std::uint8_t { read, read_write };
+/// Part of the memory, or all of it up to `bytes`.
+///
+/// Shape:  `offset` a multiple of page_bytes().
 /// Errors: throws std::system_error.
-[[nodiscard]] std::byte* map_memory(native_handle memory, std::size_t bytes);
+[[nodiscard]] std::byte* map_memory(native_handle memory, std::size_t offset, std::size_t bytes,
+                                    access how);
+[[nodiscard]] inline std::byte* map_memory(native_handle memory, std::size_t bytes) {
+  return map_memory(memory, 0, bytes, access::read_write);
+}
 void unmap_memory(std::byte* first, std::size_t bytes) noexcept;
 /// Makes the pages of a part of a mapping known to this process, so that touching them first costs
 /// nothing later. Best effort.

@@ -210,22 +210,24 @@ std::optional<attach> decode_attach(std::span<const std::byte> header) noexcept 
 }
 
 frame_bytes encode(const share& from) {
-  return frame(kind::share, 6, [&](header_writer& out) {
+  return frame(kind::share, 7, [&](header_writer& out) {
     out.text(magic);
     out.binary(from.link_id);
     out.binary(from.secret);
     out.number(from.layout);
     write_numbers(out, from.ring_bytes);
+    out.number(from.arena_bytes);
   });
 }
 
 std::optional<share> decode_share(std::span<const std::byte> header) noexcept {
-  auto in = open(header, kind::share, 5);
+  auto in = open(header, kind::share, 6);
   if (!in.has_value() || in->text() != magic) return std::nullopt;
   share to;
   if (!read_secret(*in, to.link_id) || !read_secret(*in, to.secret)) return std::nullopt;
   to.layout = in->number();
   read_numbers(*in, to.ring_bytes);
+  to.arena_bytes = in->number();
   if (in->failed()) return std::nullopt;
   return to;
 }
@@ -263,6 +265,24 @@ std::optional<grants> decode_credit(std::span<const std::byte> header) noexcept 
     for (std::size_t i = 4; i < there && !in.failed(); ++i) in.skip();
     if (in.failed() || each.lane >= lane_count || each.granted > credit_max) return std::nullopt;
   }
+  return to;
+}
+
+frame_bytes encode_returned(std::span<const std::uint64_t> places) {
+  return frame(kind::returned, 2, [&](header_writer& out) {
+    out.array(places.size());
+    for (const auto place : places) out.number(place);
+  });
+}
+
+std::optional<returned> decode_returned(std::span<const std::byte> header) noexcept {
+  auto in = open(header, kind::returned, 1);
+  if (!in.has_value()) return std::nullopt;
+  const std::size_t count = in->array();
+  if (in->failed() || count > returns_max) return std::nullopt;
+  returned to;
+  for (; to.count < count; ++to.count) to.places[to.count] = in->number();
+  if (in->failed()) return std::nullopt;
   return to;
 }
 
@@ -383,6 +403,7 @@ std::optional<resumption> decode_resumed(std::span<const std::byte> header) noex
 namespace {
 
 std::size_t data_elements(const data_header& header) noexcept {
+  if ((header.flags & flag::lent) != 0) return 7;
   if (header.total != 0) return 6;
   if (header.codec != 0) return 5;
   return header.id != 0 ? 4 : 3;
@@ -403,6 +424,7 @@ std::size_t data_prefix_bytes(const data_header& header) noexcept {
   if (elements > 3) bytes += number_bytes(header.id);
   if (elements > 4) bytes += number_bytes(header.codec);
   if (elements > 5) bytes += number_bytes(header.total);
+  if (elements > 6) bytes += number_bytes(header.at);
   return align8(length_bytes + bytes);
 }
 
@@ -417,6 +439,7 @@ std::size_t encode_data_prefix(std::span<std::byte> room, const data_header& hea
   if (elements > 3) out.number(header.id);
   if (elements > 4) out.number(header.codec);
   if (elements > 5) out.number(header.total);
+  if (elements > 6) out.number(header.at);
   const std::size_t end = length_bytes + out.size();
   const std::size_t prefix = align8(end);
   std::memset(room.data() + end, 0, prefix - end);
@@ -434,7 +457,12 @@ std::optional<decoded_data> decode_data(std::span<const std::byte> header) noexc
   if (elements > 3) to.header.id = in.nil() ? 0 : in.number();
   if (elements > 4) to.header.codec = in.nil() ? 0 : in.number();
   if (elements > 5) to.header.total = in.nil() ? 0 : in.number();
-  for (std::size_t i = 6; i < elements && !in.failed(); ++i) in.skip();
+  std::size_t next = 6;
+  if (elements > next && (to.header.flags & flag::lent) != 0) {
+    to.header.at = in.nil() ? 0 : in.number();
+    ++next;
+  }
+  for (; next < elements && !in.failed(); ++next) in.skip();
   if (in.failed() || elements < 3 || to.header.channel >= channel_count) return std::nullopt;
   if (to.header.codec > 0xff) return std::nullopt;
   to.header_bytes = in.position();

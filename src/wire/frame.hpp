@@ -36,6 +36,7 @@ enum class kind : std::uint64_t {
   attach = 4,
   attached = 5,
   share = 6,
+  returned = 7,
   data = 8,
   credit = 9,
   ping = 10,
@@ -51,11 +52,13 @@ enum class kind : std::uint64_t {
 namespace feature {
 inline constexpr std::uint64_t resume = 1;  // the link outlives its connection
 inline constexpr std::uint64_t share = 2;   // pipes may be rings in shared memory
+inline constexpr std::uint64_t lend = 4;    // and payloads may lie in an arena
 }  // namespace feature
 
 namespace flag {
 inline constexpr std::uint64_t continued = 1;  // another slice of this message follows in the lane
 inline constexpr std::uint64_t urgent = 2;
+inline constexpr std::uint64_t lent = 4;  // the payload lies in the arena of who sends this
 }  // namespace flag
 
 inline constexpr std::size_t length_bytes = 4;
@@ -136,6 +139,7 @@ struct share {
   wire::secret secret{};  // as in an attach
   std::uint64_t layout = 0;
   std::array<std::uint64_t, channel_count> ring_bytes{};
+  std::uint64_t arena_bytes = 0;  // of each side; it comes behind the segment. Zero: none
 };
 
 /// One lane of a credit frame. All numbers are totals since the link began.
@@ -160,7 +164,9 @@ struct data_header {
   std::uint64_t flags = 0;
   std::uint64_t id = 0;
   std::uint64_t codec = 0;
-  std::uint64_t total = 0;  // payload bytes of the whole message; on its first of several slices
+  std::uint64_t total = 0;  // payload bytes of the whole message; on its first of several slices,
+                            // and where it is lent
+  std::uint64_t at = 0;     // where, then
 };
 [[nodiscard]] constexpr std::size_t lane_of(const data_header& header) noexcept {
   return lane_of(header.channel, (header.flags & flag::urgent) != 0);
@@ -198,6 +204,9 @@ using frame_bytes = std::vector<std::byte>;
 [[nodiscard]] frame_bytes encode_moved(std::uint64_t channel, std::uint64_t pipe,
                                        std::uint64_t next_normal, std::uint64_t next_urgent);
 [[nodiscard]] frame_bytes encode(const resumption& from);
+inline constexpr std::size_t returns_max = 400;  // in one frame
+/// Shape: at most returns_max.
+[[nodiscard]] frame_bytes encode_returned(std::span<const std::uint64_t> places);
 
 /// Writes length and header of a data frame.
 ///
@@ -270,6 +279,13 @@ struct moved {
 [[nodiscard]] std::optional<moved> decode_moved(std::span<const std::byte> header) noexcept;
 [[nodiscard]] std::optional<resumption> decode_resumed(
     std::span<const std::byte> header) noexcept;
+
+/// Where lent payloads begin that are given back.
+struct returned {
+  std::array<std::uint64_t, returns_max> places;
+  std::size_t count = 0;
+};
+[[nodiscard]] std::optional<returned> decode_returned(std::span<const std::byte> header) noexcept;
 
 /// The header of a data frame; `header_bytes` is where it ends, counted from after the length.
 struct decoded_data {

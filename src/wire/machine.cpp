@@ -71,7 +71,7 @@ machine::machine(const settings& local, const hello& peer, clock::time_point now
     return;
   }
   resumable_ = agrees_to_resume(peer.features);
-  may_share_ = agrees_to_share(peer.features);
+  agree(peer.features);
   say_welcome(peer);
   go_online();
 }
@@ -312,6 +312,10 @@ void machine::handle_control(std::size_t pipe, kind what, std::span<const std::b
     case kind::credit: {
       const auto from = decode_credit(header);
       return from.has_value() ? handle_credit(*from) : malformed("credit");
+    }
+    case kind::returned: {
+      const auto from = decode_returned(header);
+      return from.has_value() ? handle_returned(*from) : malformed("returned");
     }
     case kind::ping: {
       const auto token = decode_token(header);

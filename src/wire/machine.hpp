@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/lender.hpp"
 #include "core/ring.hpp"
 #include "hawser/buffer.hpp"
 #include "hawser/errc.hpp"
@@ -41,6 +42,8 @@ struct settings {
   clock::duration survive{};  ///< without a connection; zero: the link ends with it
   std::array<bool, channel_count> resend{};
   bool share = false;  ///< pipes may be rings in shared memory
+  bool lend = false;   ///< and payloads may lie in an arena: from this size on they are put there
+  std::size_t lend_from = 64 << 10;
 };
 
 /// What has happened since the last look: flags instead of callbacks, so that nothing re-enters.
@@ -187,6 +190,19 @@ class machine {
   /// from when on to read one.
   void shared() noexcept;
   [[nodiscard]] bool shares() const noexcept { return shared_; }
+  /// Both sides are willing to lend each other payloads.
+  [[nodiscard]] bool may_lend() const noexcept { return may_lend_; }
+  /// Where they lie from now on; until the connection is left, or null takes it away.
+  ///
+  /// Shape: may_lend(), shares().
+  void lend_from(detail::lender* memory) noexcept { lender_ = memory; }
+  /// The channel rides on a ring, so that the other side can read what is lent for it.
+  [[nodiscard]] bool lends(std::size_t channel) const noexcept {
+    const std::size_t pipe = tx_channel_[channel].pipe;
+    return lender_ != nullptr && (pipe == shared_main || (pipe != 0 && shared_));
+  }
+  /// A borrowed payload was let go.
+  void give_back(std::uint64_t at) noexcept;
   /// The credit that was spent in this session, both ways.
   [[nodiscard]] std::uint64_t traffic() const noexcept;
 
@@ -315,6 +331,12 @@ class machine {
     std::size_t offset = 0;
     std::uint64_t reserve_left;
     bool covered = reserve_left != 0;  // by credit; otherwise it leaves as credit comes
+    bool lent = false;                 // only where it lies is sent
+
+    /// What it counts for in the queue.
+    [[nodiscard]] std::size_t weight() const noexcept {
+      return lent ? message_overhead : owned.size();
+    }
   };
   // A message that is with the system, until the peer's application has it.
   struct kept_message {
@@ -389,7 +411,19 @@ class machine {
 
   [[nodiscard]] verdict admit(std::size_t lane, std::size_t bytes, const message_header& header,
                               std::uint64_t& cost) noexcept;
-  void queue(std::size_t lane, message&& owned, std::uint64_t reserve);
+  /// What must hold for any message. Accepted: so far.
+  [[nodiscard]] verdict admit_any(std::size_t lane, std::size_t bytes) const noexcept;
+  /// Nothing more is accepted before what is there has left.
+  [[nodiscard]] bool is_full(std::size_t lane) const noexcept;
+  /// Sends only where the payload lies, copied there if need be. Nothing: send it as any other.
+  ///
+  /// Shape: lends().
+  [[nodiscard]] std::optional<verdict> lend(std::size_t lane, std::span<const std::byte> bytes,
+                                            const shared_buffer& payload,
+                                            const message_header& header);
+  std::uint64_t frame_lent(std::size_t lane, const shared_buffer& payload,
+                           const message_header& header);
+  void queue(std::size_t lane, message&& owned, std::uint64_t reserve, bool lent = false);
   void frame_now(std::size_t lane, std::span<const std::byte> bytes, const message_header& header);
   [[nodiscard]] bool may_frame_now(std::size_t lane) const noexcept;
   [[nodiscard]] bool send_in_new_piece(tx_lane& to, std::span<const std::byte> bytes,
@@ -417,10 +451,12 @@ class machine {
   [[nodiscard]] std::size_t next_slice(std::size_t lane) const noexcept;
   [[nodiscard]] std::size_t uncovered_slice(std::size_t lane, const outbound& next,
                                             std::size_t wanted) const noexcept;
+  std::uint64_t frame_bytes_of(std::size_t lane, outbound& next, std::size_t slice);
   void frame_slice(std::size_t lane);
   void settle_growth(std::size_t lane) noexcept;
   [[nodiscard]] bool may_have_control() const noexcept {
-    return grants_due_ != 0 || unsaid_ || main_move_wanted_ || pong_due_.has_value();
+    return grants_due_ != 0 || unsaid_ || main_move_wanted_ || pong_due_.has_value() ||
+           !returns_due_.empty();
   }
   [[nodiscard]] bool would_frame(std::size_t pipe) const noexcept;
   /// Nothing follows our last word: the peer may close its socket behind it, and what came later
@@ -473,6 +509,7 @@ class machine {
     std::uint64_t grant_at = 0;  // released, from where on a grant may be due
     std::uint64_t received = 0;  // messages
     std::uint64_t told_received = 0;
+    bool reports = false;               // each release: what the peer keeps for us may be large
     std::uint64_t received_before = 0;  // in earlier sessions
     std::uint64_t missed = 0;           // lost on the way, as the peer says
     std::uint64_t missed_before = 0;
@@ -535,6 +572,12 @@ class machine {
   void handle_moved(const moved& from);
   void handle_main_moved(const moved& from);
   void handle_ping(std::uint64_t token);
+  void handle_returned(const returned& from);
+  /// To who has not agreed to it the flag means nothing.
+  [[nodiscard]] bool is_lent(const data_header& header) const noexcept {
+    return may_lend_ && (header.flags & flag::lent) != 0;
+  }
+  void handle_lent(std::size_t lane, const data_header& header, std::uint64_t cost);
   void replay(std::size_t pipe);
   [[nodiscard]] std::uint64_t grant_target(std::size_t lane) const noexcept;
   void settle_release(std::size_t lane, std::uint64_t cost, bool reassembled) noexcept;
@@ -559,8 +602,16 @@ class machine {
   [[nodiscard]] bool agrees_to_share(std::uint64_t features) const noexcept {
     return local_.share && (features & feature::share) != 0;
   }
+  [[nodiscard]] bool agrees_to_lend(std::uint64_t features) const noexcept {
+    return local_.lend && agrees_to_share(features) && (features & feature::lend) != 0;
+  }
   [[nodiscard]] std::uint64_t features() const noexcept {
-    return (survives() ? feature::resume : 0) | (local_.share ? feature::share : 0);
+    return (survives() ? feature::resume : 0) | (local_.share ? feature::share : 0) |
+           (local_.share && local_.lend ? feature::lend : 0);
+  }
+  void agree(std::uint64_t features) noexcept {
+    may_share_ = agrees_to_share(features);
+    may_lend_ = agrees_to_lend(features);
   }
   [[nodiscard]] bool agrees_to_resume(std::uint64_t features) const noexcept {
     return survives() && (features & feature::resume) != 0;
@@ -615,11 +666,14 @@ class machine {
   std::size_t tx_main_ = 0;
   std::size_t rx_main_ = 0;
   bool may_share_ = false;
+  bool may_lend_ = false;
   bool shared_ = false;
   bool main_move_wanted_ = false;
   bool main_moving_ = false;  // MOVED is in pipe 0, not with the system yet
   std::uint64_t main_move_position_ = 0;
   bool unsaid_ = false;      // a MOVED, END or CLOSE may be due
+  detail::lender* lender_ = nullptr;
+  std::vector<std::uint64_t> returns_due_;  // borrowed, and let go
   std::optional<wire::closing> peer_close_;
   std::size_t reassembly_in_use_ = 0;
   detail::pin_budget* pins_;

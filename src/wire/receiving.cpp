@@ -358,6 +358,9 @@ void machine::handle_data(std::size_t pipe, std::span<const std::byte> frame,
   if (in_[pipe].held) return;
 
   const std::size_t lane = lane_of(from->header);
+  if (is_lent(from->header)) {
+    return handle_lent(lane, from->header, align8(end) + message_overhead);
+  }
   const bool in_slices = rx_[lane].partial.active || (from->header.flags & flag::continued) != 0;
   const std::uint64_t cost = align8(end) + (rx_[lane].partial.active ? 0 : message_overhead);
   if (in_slices) {
@@ -377,6 +380,36 @@ void machine::handle_data(std::size_t pipe, std::span<const std::byte> frame,
     whole.payload = std::move(kept);
   }
   if (peer_close_.has_value()) check_closed();
+}
+
+void machine::handle_lent(std::size_t lane, const data_header& header, std::uint64_t cost) {
+  if (lender_ == nullptr) return fail(errc::protocol_violation, "a loan, and nothing is shared");
+  shared_buffer payload = lender_->borrow(header.at, header.total);
+  if (payload.empty()) return fail(errc::protocol_violation, "a loan outside of its arena");
+  deliver(lane, header, cost).payload = std::move(payload);
+  // A peer that keeps what was not consumed keeps its loans until it hears of that, and the credit
+  // that loans cost is too little to tell it soon.
+  if (resumable_) {
+    rx_[lane].reports = true;
+    rx_[lane].grant_at = 0;
+  }
+  if (peer_close_.has_value()) check_closed();
+}
+
+void machine::handle_returned(const returned& from) {
+  for (std::size_t i = 0; i < from.count; ++i) {
+    if (lender_ != nullptr && lender_->take_return(from.places[i])) continue;
+    return fail(errc::protocol_violation, "a return of what was not lent");
+  }
+}
+
+void machine::give_back(std::uint64_t at) noexcept {
+  if (ended() || offline_) return;
+  try {
+    returns_due_.push_back(at);
+  } catch (const std::bad_alloc&) {
+    fail(errc::resource_exhausted, "no memory to return a loan");
+  }
 }
 
 // A block stays whole as long as one message in it lives. The first share charges it to the link's
@@ -420,14 +453,18 @@ bool machine::check_data(std::size_t pipe, const data_header& header, std::size_
   }
   const partial_message& partial = rx_[lane].partial;
   const bool continued = (header.flags & flag::continued) != 0;
+  const bool lent = is_lent(header);
+  if (lent && (partial.active || continued || payload_bytes != 0)) {
+    return violation("a loan that is no message of its own");
+  }
   // On a pipe of its own the start of a message that CLOSE has given up may come behind it.
   if (peer_close_.has_value() && rx_[lane].received >= peer_close_->final_sequences[lane] &&
       !continued) {
     return violation("data after CLOSE");
   }
-  const std::uint64_t total = partial.active ? partial.total
-                              : continued    ? header.total
-                                             : payload_bytes;
+  const std::uint64_t total = partial.active      ? partial.total
+                              : continued || lent ? header.total
+                                                  : payload_bytes;
   if (total > local_.local.message_bytes[channel]) {
     fail(errc::too_large,
          "a message of " + std::to_string(total) + " bytes on channel " + std::to_string(channel));
@@ -438,7 +475,7 @@ bool machine::check_data(std::size_t pipe, const data_header& header, std::size_
       (lane % 2 == 1 || payload_bytes < slice_bytes_min || filled + payload_bytes >= total)) {
     return violation("a slice that does not fit its message");
   }
-  if (!continued && filled + payload_bytes != total) {
+  if (!continued && !lent && filled + payload_bytes != total) {
     return violation("a message shorter or longer than announced");
   }
   rx_lane& to = rx_[lane];
@@ -574,7 +611,7 @@ void machine::raise_grant(std::size_t lane, std::uint64_t granted) noexcept {
   const std::uint64_t window = local_.local.window[lane];
   const std::uint64_t next = granted + grant_step(lane);
   rx_[lane].granted = granted;
-  rx_[lane].grant_at = next > window ? next - window : 0;
+  rx_[lane].grant_at = next > window && !rx_[lane].reports ? next - window : 0;
 }
 
 std::uint64_t machine::grant_step(std::size_t lane) const noexcept {
@@ -586,6 +623,7 @@ std::uint64_t machine::grant_step(std::size_t lane) const noexcept {
 void machine::consider_grant(std::size_t lane) noexcept {
   const rx_lane& from = rx_[lane];
   const std::uint64_t target = grant_target(lane);
+  if (from.reports) grants_due_ |= 1U << lane;
   if (target <= from.granted) return;
   const bool awaited = from.partial.active && from.partial.grant_floor > from.granted;
   if (awaited || target - from.granted >= grant_step(lane)) grants_due_ |= 1U << lane;

@@ -79,7 +79,9 @@ void machine::leave_pipes() noexcept {
   }
   moving_ = 0;
   tx_main_ = rx_main_ = 0;
-  may_share_ = shared_ = main_move_wanted_ = main_moving_ = false;
+  may_share_ = may_lend_ = shared_ = main_move_wanted_ = main_moving_ = false;
+  lender_ = nullptr;
+  returns_due_.clear();
   for (auto& pipe : in_) {
     if (pipe.streaming) rx_[lane_of(pipe.stream_header)].released += pipe.stream_cost;
     pipe = {};
@@ -132,7 +134,9 @@ void machine::rewind_lane(std::size_t lane, std::uint64_t arrived) {
     outbound& each = to.backlog.at(i);
     each.offset = 0;
     each.reserve_left = 0;
-    each.covered = false;
+    to.queued_bytes -= each.weight();
+    each.covered = each.lent = false;
+    to.queued_bytes += each.weight();
   }
   to.uncovered = to.backlog.size() - (to.growing ? 1 : 0);
   to.accepted = arrived + to.uncovered;
@@ -238,7 +242,7 @@ void machine::handle_welcome(const welcome& from) {
   if (resuming_) {
     if (!rewind(*from.received)) return;
     established_ = true;
-    may_share_ = agrees_to_share(from.features);
+    agree(from.features);
     return say_resumed();
   }
   if (connections_ != 0 && takes_less(from.limits, peer_)) {
@@ -246,7 +250,7 @@ void machine::handle_welcome(const welcome& from) {
   }
   adopt_limits(from.limits);
   resumable_ = agrees_to_resume(from.features);
-  may_share_ = agrees_to_share(from.features);
+  agree(from.features);
   go_online();
 }
 
@@ -259,7 +263,7 @@ void machine::welcome_back(const hello& peer, const secret& attach_secret,
                            clock::time_point now) noexcept {
   local_.incarnation = peer.incarnation;
   local_.attach_secret = attach_secret;
-  may_share_ = agrees_to_share(peer.features);
+  agree(peer.features);
   resuming_ = greeting_ = established_ = true;
   heard(now);
   handshake_deadline_ = now + local_.handshake_timeout;
@@ -275,7 +279,8 @@ void machine::welcome_back(const hello& peer, const secret& attach_secret,
 void machine::say_welcome(const hello& peer) {
   welcome answer;
   answer.version = std::min(peer.highest, version_highest);
-  answer.features = (resumable_ ? feature::resume : 0) | (may_share_ ? feature::share : 0);
+  answer.features = (resumable_ ? feature::resume : 0) | (may_share_ ? feature::share : 0) |
+                    (may_lend_ ? feature::lend : 0);
   answer.link_id = peer.link_id;
   answer.incarnation = local_.incarnation;
   answer.attach_secret = local_.attach_secret;

@@ -46,16 +46,27 @@ data_header header_of(std::size_t lane, const message_header& header) noexcept {
 
 // ---- admission ------------------------------------------------------------------------------
 
+verdict machine::admit_any(std::size_t lane, std::size_t bytes) const noexcept {
+  const std::size_t channel = lane / 2;
+  if (ended() || closing_ || tx_channel_[channel].finished) return verdict::ended;
+  if (offline_) return verdict::blocked;
+  return bytes > peer_.message_bytes[channel] ? verdict::too_large : verdict::accepted;
+}
+
+bool machine::is_full(std::size_t lane) const noexcept {
+  const tx_lane& to = tx_[lane];
+  return to.growing || to.uncovered != 0 ||
+         to.queued_bytes + to.kept_bytes + unsent(out_[tx_channel_[lane / 2].pipe]) >=
+             local_.queue_bytes;
+}
+
 verdict machine::admit(std::size_t lane, std::size_t bytes, const message_header& header,
                        std::uint64_t& cost) noexcept {
-  const std::size_t channel = lane / 2;
   tx_lane& to = tx_[lane];
-  if (ended() || closing_ || tx_channel_[channel].finished) return verdict::ended;
-  if (offline_) {
-    to.blocked = true;
-    return verdict::blocked;
+  if (const verdict so_far = admit_any(lane, bytes); so_far != verdict::accepted) {
+    to.blocked = to.blocked || so_far == verdict::blocked;
+    return so_far;
   }
-  if (bytes > peer_.message_bytes[channel]) return verdict::too_large;
   const std::uint64_t single =
       frame_cost(data_prefix_bytes(header_of(lane, header)), bytes) + message_overhead;
   const std::uint64_t single_max = single_cost_max(peer_.window[lane]);
@@ -65,9 +76,7 @@ verdict machine::admit(std::size_t lane, std::size_t bytes, const message_header
   }
   cost = is_single ? single : message_cost_bound(bytes);
   const auto left = static_cast<std::uint64_t>(available(lane));
-  if (to.growing || to.uncovered != 0 ||
-      to.queued_bytes + to.kept_bytes + unsent(out_[tx_channel_[channel].pipe]) >=
-          local_.queue_bytes) {
+  if (is_full(lane)) {
     to.blocked = true;
     return verdict::blocked;
   }
@@ -162,6 +171,9 @@ verdict machine::send_with_care(std::size_t lane, std::span<const std::byte> byt
         return verdict::accepted;
       }
     }
+    if (bytes.size() >= local_.lend_from && lends(lane / 2)) {
+      if (const auto decided = lend(lane, bytes, {}, header)) return *decided;
+    }
     std::uint64_t cost = 0;
     const verdict decided = admit(lane, bytes.size(), header, cost);
     if (decided == verdict::started && !may_start) return verdict::blocked;
@@ -189,24 +201,72 @@ verdict machine::send(std::size_t lane, message& owned) noexcept {
     }
     return decided;
   }
-  std::uint64_t cost = 0;
-  const verdict decided = admit(lane, owned.size(), owned.header(), cost);
-  if (decided != verdict::accepted && decided != verdict::started) return decided;
   try {
+    if (lends(lane / 2)) {
+      const auto decided = lend(lane, owned.bytes(), owned.payload(), owned.header());
+      if (decided == verdict::accepted) static_cast<void>(message(std::move(owned)));
+      if (decided.has_value()) return *decided;
+    }
+    std::uint64_t cost = 0;
+    const verdict decided = admit(lane, owned.size(), owned.header(), cost);
+    if (decided != verdict::accepted && decided != verdict::started) return decided;
     queue(lane, std::move(owned), decided == verdict::accepted ? cost : 0);
+    return decided;
   } catch (const std::bad_alloc&) {
     fail(errc::resource_exhausted, "no memory to send a message");
     return verdict::ended;
   }
-  return decided;
 }
 
-void machine::queue(std::size_t lane, message&& owned, std::uint64_t reserve) {
+// What is lent costs the peer no memory of its own: its credit is that of a message without bytes.
+std::optional<verdict> machine::lend(std::size_t lane, std::span<const std::byte> bytes,
+                                     const shared_buffer& payload, const message_header& header) {
+  constexpr std::uint64_t cost = data_prefix_max + message_overhead;
+  const bool is_lent = lender_->has_lent(payload);
+  if (!is_lent && (bytes.size() < local_.lend_from || !lender_->may_lend(bytes.size()))) return {};
+  if (const verdict so_far = admit_any(lane, bytes.size()); so_far != verdict::accepted) return {};
+  // Over another connection it may have to go by itself.
+  const std::uint64_t alone = data_prefix_max + bytes.size() + message_overhead;
+  if (lane % 2 == 1 && alone > single_cost_max(peer_.window[lane])) return {};
+  if (is_full(lane) || static_cast<std::uint64_t>(available(lane)) < cost) return {};
+  shared_buffer there = payload;
+  if (!is_lent) {
+    auto copy = lender_->loan(bytes.size());
+    if (!copy.has_value()) return {};
+    std::memcpy(copy->data(), bytes.data(), bytes.size());
+    there = std::move(*copy);
+  }
+  if (may_frame_now(lane)) {
+    tx_[lane].spent += frame_lent(lane, there, header);
+    ++tx_[lane].accepted;
+    ++tx_[lane].framed;
+    use(lane / 2);
+  } else {
+    queue(lane, message(std::move(there), header), cost, true);
+  }
+  return verdict::accepted;
+}
+
+// Returns what it cost.
+std::uint64_t machine::frame_lent(std::size_t lane, const shared_buffer& payload,
+                                  const message_header& header) {
+  data_header wire_header = header_of(lane, header);
+  wire_header.flags |= flag::lent;
+  wire_header.total = payload.size();
+  wire_header.at = lender_->place_of(payload);
+  const std::size_t prefix = data_prefix_bytes(wire_header);
+  std::byte* const frame = room(out_[tx_channel_[lane / 2].pipe], prefix);
+  static_cast<void>(encode_data_prefix({frame, prefix}, wire_header, 0));
+  lender_->hand_over(payload);
+  return prefix + message_overhead;
+}
+
+void machine::queue(std::size_t lane, message&& owned, std::uint64_t reserve, bool lent) {
   tx_lane& to = tx_[lane];
   const std::size_t channel = lane / 2;
-  const std::size_t bytes = owned.size();
-  to.backlog.emplace(std::move(owned), reserve);
-  to.queued_bytes += bytes;
+  outbound& added = to.backlog.emplace(std::move(owned), reserve);
+  added.lent = lent;
+  to.queued_bytes += added.weight();
   to.reserved += reserve;
   if (reserve != 0) {
     ++to.accepted;
@@ -297,6 +357,7 @@ std::byte* machine::room(tx_pipe& pipe, std::size_t bytes) {
 
 // Of a link on which nothing was said for long.
 void machine::shed_memory() noexcept {
+  if (lender_ != nullptr) lender_->shed();
   for (tx_pipe& pipe : out_) {
     if (!pipe.pieces.empty() || pipe.open == nullptr) continue;
     detail::release(std::exchange(pipe.open, nullptr));
@@ -480,7 +541,7 @@ bool machine::would_frame(std::size_t pipe) const noexcept {
   if (pipe == 0 && main_move_wanted_ && moving_ == 0) return true;
   if (pipe != tx_main_ || !established_) return false;
   if (said_all() && !has(planted::due_for_ever)) return false;
-  if (grants_due_ != 0 || pong_due_.has_value()) return true;
+  if (grants_due_ != 0 || pong_due_.has_value() || !returns_due_.empty()) return true;
   if (!unsaid_) return false;
   bool all_drained = true;
   for (std::size_t channel = 0; channel < channel_count; ++channel) {
@@ -517,9 +578,16 @@ void machine::pump_control() {
   if (said_all()) {
     pong_due_.reset();
     grants_due_ = 0;
+    returns_due_.clear();
     unsaid_ = unsaid_ && has(planted::due_for_ever);
     return;
   }
+  for (auto due = std::span(returns_due_); !due.empty();) {
+    const std::size_t count = std::min(due.size(), returns_max);
+    append(tx_main_, encode_returned(due.first(count)));
+    due = due.subspan(count);
+  }
+  returns_due_.clear();
   if (pong_due_.has_value())
     append(tx_main_, encode_token(kind::pong, *std::exchange(pong_due_, {})));
   if (grants_due_ != 0) {
@@ -528,6 +596,7 @@ void machine::pump_control() {
     for (std::size_t lane = 0; lane < lane_count; ++lane) {
       if ((grants_due_ & 1U << lane) == 0) continue;
       rx_lane& from = rx_[lane];
+      from.reports = from.reports && taken(lane) != from.received;
       raise_grant(lane, std::max(from.granted, grant_target(lane)));
       from.told_received = from.arrived;
       due[count++] = {lane, from.granted, taken(lane), from.arrived};
@@ -615,6 +684,7 @@ std::size_t machine::next_slice(std::size_t lane) const noexcept {
   const std::size_t left = next.owned.size() - next.offset;
   const std::size_t most = std::min<std::size_t>(
       is_shared(pipe) ? slice_bytes_shared : slice_bytes_own, peer_.frame_bytes);
+  if (next.lent) return 0;
   std::size_t slice = std::min(left, most);
   if (is_shared(pipe) && lane / 2 == channel_count - 1 &&
       from.spent - from.peer_received >= shared_bulk_slices * slice_bytes_shared) {
@@ -640,26 +710,17 @@ std::size_t machine::uncovered_slice(std::size_t lane, const outbound& next,
   return lane % 2 == 0 && slice >= slice_bytes_min ? slice : not_ready;
 }
 
-void machine::frame_slice(std::size_t lane) {
-  tx_lane& from = tx_[lane];
-  tx_channel& channel = tx_channel_[lane / 2];
-  tx_pipe& pipe = out_[channel.pipe];
-  outbound& next = from.backlog.front();
+// Returns what it cost.
+std::uint64_t machine::frame_bytes_of(std::size_t lane, outbound& next, std::size_t slice) {
   const std::size_t size = next.owned.size();
-  const std::size_t slice = next_slice(lane);
   const bool first = next.offset == 0;
   const bool last = next.offset + slice == size;
-  if (last && resends(lane)) {
-    from.kept_messages.emplace(next.owned.payload(), next.owned.header());
-    from.kept_bytes += size + message_overhead;
-  }
-
+  tx_pipe& pipe = out_[tx_channel_[lane / 2].pipe];
   data_header header = header_of(lane, first ? next.owned.header() : message_header{});
   if (!last) header.flags |= flag::continued;
   if (first && !last) header.total = size;
   const std::size_t prefix = data_prefix_bytes(header);
   const std::size_t end = prefix + slice;
-  const std::uint64_t cost = frame_cost(prefix, slice) + (first ? message_overhead : 0);
   const auto bytes = next.owned.bytes().subspan(next.offset, slice);
   if (first && last && slice < copy_below) {
     std::byte* frame = room(pipe, align8(end));
@@ -669,9 +730,28 @@ void machine::frame_slice(std::size_t lane) {
   } else {
     static_cast<void>(encode_data_prefix({room(pipe, prefix), prefix}, header, slice));
     append_piece(pipe, bytes, last ? std::move(next.owned) : message());
-    if (align8(end) != end) append(channel.pipe, std::span(zeros).first(align8(end) - end));
+    const std::size_t padding = align8(end) - end;
+    if (padding != 0) append(tx_channel_[lane / 2].pipe, std::span(zeros).first(padding));
+  }
+  return frame_cost(prefix, slice) + (first ? message_overhead : 0);
+}
+
+void machine::frame_slice(std::size_t lane) {
+  tx_lane& from = tx_[lane];
+  tx_channel& channel = tx_channel_[lane / 2];
+  tx_pipe& pipe = out_[channel.pipe];
+  outbound& next = from.backlog.front();
+  const std::size_t size = next.owned.size();
+  const std::size_t slice = next_slice(lane);
+  const std::size_t weight = next.weight();
+  const bool last = next.lent || next.offset + slice == size;
+  if (last && resends(lane)) {
+    from.kept_messages.emplace(next.owned.payload(), next.owned.header());
+    from.kept_bytes += size + message_overhead;
   }
 
+  const std::uint64_t cost = next.lent ? frame_lent(lane, next.owned.payload(), next.owned.header())
+                                       : frame_bytes_of(lane, next, slice);
   const std::uint64_t reserved = std::min(next.reserve_left, cost);
   next.reserve_left -= reserved;
   from.reserved -= reserved;
@@ -690,7 +770,7 @@ void machine::frame_slice(std::size_t lane) {
     from.blocked = false;
     happened_.writable |= 1U << (lane / 2);
   }
-  from.queued_bytes -= size;
+  from.queued_bytes -= weight;
   from.backlog.pop();
   --pipe.backlog;
 }

@@ -119,6 +119,8 @@ plan make_plan(test::dice& dice) {
   made.options.channels = dice.one_in(2) ? 1 : 4;
   made.options.share_memory = dice.one_in(2);
   for (auto& each : made.options.ring_bytes) each = std::size_t{1} << dice.between(12, 18);
+  made.options.arena_bytes = dice.one_in(4) ? 0 : std::size_t{1} << dice.between(18, 20);
+  made.options.lend_from_bytes = std::size_t{1} << dice.between(12, 16);
   made.options.early = dice.one_in(4);
   made.options.handshake_timeout = 2s;
   made.options.close_timeout = 60s;  // what is under way on a slow network still has to pass
@@ -415,6 +417,12 @@ class scenario {
       lane_record& record =
           links_[state->number]->ends[side].lanes[index][via == lane::urgent ? 1 : 0];
       hawser::buffer bytes = make_bytes(*state, side, index, via, 0);
+      if (dice_.one_in(4)) {
+        auto lent = co_await hawser::as_result(channel.loan(bytes.size()));
+        if (!lent.has_value()) break;
+        std::ranges::copy(bytes.bytes(), lent->data());
+        bytes = std::move(*lent);
+      }
       std::optional<hawser::failure> failed;
       if (plan_.cancels && dice_.one_in(5)) {
         const auto limit = std::chrono::microseconds(dice_.below(2000));
