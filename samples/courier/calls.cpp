@@ -81,13 +81,14 @@ class calls::reading {
   calls& owner_;
 };
 
-hawser::task<hawser::message> calls::ask(bytes question) {
+hawser::task<hawser::shared_buffer> calls::ask(bytes question) {
   const auto id = ++last_id_;
   answer pending(*this, id);
   co_await link_.rpc().send(question, {.id = id});
-  auto message = co_await pending;
-  if (tag_of(message.bytes()) != tag::answer) throw bad_message("not an answer");
-  co_return message;
+  const auto message = co_await pending;
+  auto words = message.to_owned();  // or the peer could change them behind the checks
+  if (tag_of(words.bytes()) != tag::answer) throw bad_message("not an answer");
+  co_return words;
 }
 
 hawser::task<void> calls::ping() {

@@ -45,7 +45,7 @@ class calls {
   ///
   /// Errors: errc::link_lost, errc::cancelled, bad_message.
   /// Cancel: as read() is: it ends, and with it all questions.
-  [[nodiscard]] hawser::task<hawser::message> ask(bytes question);
+  [[nodiscard]] hawser::task<hawser::shared_buffer> ask(bytes question);
   /// Sends a ping; read() takes its time. Skips it while a hundred are on their way.
   ///
   /// Cancel: by the stop token.

@@ -157,7 +157,7 @@ hawser::task<void> run_lane(sending& transfer, unsigned number) {
   using outcome = contents_reader::outcome;
   contents_reader reader(transfer.root.get(), transfer.work, transfer.failed);
   for (auto how = outcome::filled; how != outcome::finished;) {
-    hawser::buffer room(bulk_message_bytes);
+    hawser::buffer room = co_await transfer.link.bulk().loan(bulk_message_bytes);
     std::size_t used = 0;
     how = co_await hawser::offload([&] { return reader.fill(room.bytes(), used); });
     room.truncate(used);
@@ -233,7 +233,7 @@ hawser::task<void> read_reports(sending& transfer) {
   while (!transfer.outcome) {
     const auto report = co_await transfer.link.stream().recv();
     if (!report) hawser::failure(hawser::errc::closed, "the receiver left").raise();
-    take_report(transfer, report->bytes());
+    take_report(transfer, report->to_owned().bytes());
   }
 }
 
@@ -262,7 +262,7 @@ hawser::task<void> look_for_last_report(sending& transfer) {
   while (!transfer.outcome) {
     auto report = co_await hawser::as_result(hawser::timeout(1s, transfer.link.stream().recv()));
     if (!report || !*report) co_return;
-    take_report(transfer, (*report)->bytes());
+    take_report(transfer, (*report)->to_owned().bytes());
   }
   transfer.ended = std::chrono::steady_clock::now();
 }

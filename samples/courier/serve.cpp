@@ -122,7 +122,8 @@ hawser::task<bytes> answer_to(receiving& transfer, std::span<const std::byte> qu
 }
 
 hawser::task<void> answer(receiving& transfer, hawser::message question) {
-  const auto reply = co_await answer_to(transfer, question.bytes());
+  const auto words = question.to_owned();
+  const auto reply = co_await answer_to(transfer, words.bytes());
   co_await transfer.link.rpc().send(reply, {.id = question.id()});
   --transfer.questions;
 }
@@ -148,7 +149,7 @@ using lane_messages = std::vector<hawser::message>;
 hawser::task<void> write_lane(target_tree& target, lane_messages messages) {
   co_await hawser::offload([&] {
     for (auto& message : messages) {
-      target.take_records(message.bytes());
+      target.take_records(message.to_owned().bytes());
       message = {};  // its credit returns: the next may come while this one is on the disk
     }
   });
@@ -217,7 +218,7 @@ hawser::task<void> send_end(receiving& transfer, ending how, std::string what) {
 
 hawser::task<void> read_control(receiving& transfer) {
   while (auto message = co_await transfer.link.control().recv()) {
-    const bool keep = decode_cancel(message->bytes());
+    const bool keep = decode_cancel(message->to_owned().bytes());
     if (transfer.finished) continue;  // too late
     if (transfer.target) transfer.target->hurry();
     throw cancelled_by_sender(keep);
