@@ -7,7 +7,8 @@
 //
 // No sites are: closing a descriptor, which is gone whatever is answered; cancelling an operation
 // and moving an alarm, which fail only if that ends by itself; files that are read through the
-// standard library (cgroup.cpp); and sleeping on a word, which may end at any time.
+// standard library (cgroup.cpp, names.cpp); asking whether a process that is watched has exited;
+// and sleeping on a word, which may end at any time.
 
 #include <fcntl.h>
 #include <liburing.h>
@@ -71,6 +72,14 @@ enum class site : std::uint8_t {
   send_handles,
   recv_handles,
   membarrier,
+  // The names of such memory, and the processes behind them.
+  shm_open,
+  shm_unlink,
+  lock_byte,
+  read_note,
+  write_note,
+  borrow,
+  watch_process,
   // Cores and randomness.
   sched_getaffinity,
   sched_setaffinity,
@@ -345,6 +354,59 @@ inline int madvise(void* first, std::size_t bytes, int advice) noexcept {
 
 inline long futex(const void* word, int what, std::uint32_t value, const timespec* limit) noexcept {
   return ::syscall(SYS_futex, word, what, value, limit, nullptr, 0);
+}
+
+// ---- names of memory, and processes -----------------------------------------------------------
+
+[[nodiscard]] inline int shm_open(const char* name, int flags) noexcept {
+  return attempt(site::shm_open, [&] { return ::shm_open(name, flags | O_CLOEXEC, 0600); });
+}
+
+inline void shm_unlink(const char* name) noexcept {
+  static_cast<void>(attempt(site::shm_unlink, [&] { return ::shm_unlink(name); }));
+}
+
+/// Locks one byte of a file for this descriptor and its copies, unless another has it.
+[[nodiscard]] inline int lock_byte(int file, std::size_t at) noexcept {
+  return attempt(site::lock_byte, [&] {
+    struct flock wanted {};
+    wanted.l_type = F_WRLCK;
+    wanted.l_whence = SEEK_SET;
+    wanted.l_start = static_cast<off_t>(at);
+    wanted.l_len = 1;
+    return ::fcntl(file, F_OFD_SETLK, &wanted);
+  });
+}
+
+[[nodiscard]] inline ssize_t read_note(int file, void* into, std::size_t bytes) noexcept {
+  return attempt(site::read_note, [&] { return ::pread(file, into, bytes, 0); });
+}
+
+[[nodiscard]] inline ssize_t write_note(int file, const void* from, std::size_t bytes) noexcept {
+  return attempt(site::write_note, [&] { return ::pwrite(file, from, bytes, 0); });
+}
+
+/// Opens what another process has open; never waits, whatever that is.
+[[nodiscard]] inline int borrow(const char* path) noexcept {
+  return attempt(site::borrow,
+                 [&] { return ::open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); });
+}
+
+/// Never fails.
+[[nodiscard]] inline std::int64_t own_process() noexcept {
+  return ::getpid();
+}
+
+[[nodiscard]] inline int watch_process(std::int64_t process) noexcept {
+  return attempt(site::watch_process, [&] {
+    return static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(process), 0));
+  });
+}
+
+/// True: what is watched has ended.
+[[nodiscard]] inline bool is_readable(int descriptor) noexcept {
+  pollfd watched{descriptor, POLLIN, 0};
+  return ::poll(&watched, 1, 0) == 1;
 }
 
 // ---- cores and randomness ---------------------------------------------------------------------

@@ -146,6 +146,49 @@ void touch_memory(std::byte* first, std::size_t bytes) noexcept;
 void release_handle(native_handle handle) noexcept;
 [[nodiscard]] std::size_t page_bytes() noexcept;
 
+/// One process, and no other that gets its number later.
+struct process_mark {
+  std::int64_t number = 0;
+  std::uint64_t started = 0;  ///< in ticks of the system since it began
+
+  bool operator==(const process_mark&) const = default;
+};
+/// Errors: throws std::system_error, errc::unsupported if the system does not say.
+[[nodiscard]] process_mark current_process();
+/// A handle by which has_exited() is asked. no_handle with a clear error: there is no such process
+/// any more.
+[[nodiscard]] native_handle watch_process(const process_mark& which,
+                                          std::error_code& error) noexcept;
+[[nodiscard]] bool has_exited(native_handle watched) noexcept;
+
+/// The name in the system's list of shared memory that stands for `name` of this user, until the
+/// next start of the system: never one that an earlier start has left behind.
+///
+/// Errors: throws std::system_error: errc::bad_uri if it is not 1 to 64 letters, digits, `.`, `-`
+///         and `_`, beginning with none of the signs; errc::unsupported.
+[[nodiscard]] std::string memory_name(std::string_view name);
+/// Leaves a note under a name that leads to memory of this process, see create_memory(): what is
+/// found is the memory itself, whose size is sealed, while a file with a name could be cut short
+/// by any process of the user. The note is 0600, and stays until withdraw_name(); one whose maker
+/// has died is replaced.
+///
+/// Errors: throws std::system_error: errc::address_in_use, errc::unauthorized if another user has
+///         the name or others may read it, the system's codes. Nothing is left behind.
+[[nodiscard]] native_handle announce_memory(const std::string& name, native_handle memory);
+
+/// What a note leads to. Both handles are the caller's.
+struct found_memory {
+  native_handle note = no_handle;    ///< held: nobody else finds it meanwhile
+  native_handle memory = no_handle;  ///< anything, before inspect_memory() has said
+  process_mark owner;
+};
+/// Errors: throws std::system_error: errc::unreachable if there is no such name, or its maker has
+///         gone; errc::refused if another process holds it; errc::unauthorized as above, or if the
+///         maker does not let us; errc::unsupported if it is no such note.
+[[nodiscard]] found_memory find_memory(const std::string& name);
+/// Takes the name away, unless it leads somewhere else by now, or somebody else takes it away.
+void withdraw_name(const std::string& name, native_handle note) noexcept;
+
 /// Handles that came along with bytes. More than fit are closed.
 struct handle_list {
   static constexpr std::size_t most = 8;

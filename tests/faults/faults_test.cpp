@@ -7,6 +7,7 @@
 #include <doctest/doctest.h>
 
 #include <netdb.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,6 +27,7 @@
 #include "faults/plan.hpp"
 #include "hawser/driven_runtime.hpp"
 #include "hawser/hawser.hpp"
+#include "hawser/shm_stream.hpp"
 #include "link/socket_owner.hpp"
 #include "os/platform.hpp"
 #include "os/reactor.hpp"
@@ -102,6 +104,13 @@ const std::vector<frailty>& frailties() {
       {site::send_handles, "sending handles", both, {EINTR, EAGAIN, EPIPE, ETOOMANYREFS}},
       {site::recv_handles, "receiving handles", both, {EINTR, EAGAIN, ECONNRESET, ENOMEM}},
       {site::membarrier, "membarrier", both, {EPERM, ENOSYS}},
+      {site::shm_open, "shm_open", both, {EMFILE, EACCES, ENOENT, EEXIST, ENOSPC}},
+      {site::shm_unlink, "shm_unlink", both, {EPERM, ENOENT}},
+      {site::lock_byte, "locking", both, {EAGAIN, EACCES, ENOLCK}},
+      {site::read_note, "reading a note", both, {EIO, ENOMEM}},
+      {site::write_note, "writing a note", both, {ENOSPC, EDQUOT, EIO}},
+      {site::borrow, "opening what is another's", both, {EACCES, ENOENT, EMFILE}},
+      {site::watch_process, "pidfd_open", both, {ESRCH, EMFILE, ENOSYS, EPERM}},
       {site::sched_getaffinity, "sched_getaffinity", both, {EINVAL, EPERM}},
       {site::sched_setaffinity, "sched_setaffinity", both, {EINVAL, EPERM}},
       {site::getrandom, "getrandom", both, {cut, EINTR}},
@@ -398,6 +407,28 @@ void share_memory(const place& /*at*/, hawser::runtime& /*where*/) {
   platform::pass_barrier();
 }
 
+// A stream under a name, of which one end or both fail to come to be. A name that is left behind is
+// that of a living process, so each has its own.
+void name_memory(const place& /*at*/, hawser::runtime& /*where*/) {
+  static unsigned count = 0;
+  const std::string name = "faults." + std::to_string(::getpid()) + '.' + std::to_string(++count);
+  const hawser::shm_stream_options options{.ring_bytes = 4096, .huge_pages = true};
+  struct cleaner {
+    ~cleaner() { ::shm_unlink(hawser::platform::memory_name(name).c_str()); }
+    const std::string& name;
+  };
+  const cleaner after{name};
+  auto one = hawser::shm_stream::create(name, options);
+  expect_named([&] { auto again = hawser::shm_stream::create(name, options); });
+  auto two = hawser::shm_stream::open(name, options);
+  const std::byte word{1};
+  one.write({&word, 1}).value();
+  std::vector<std::byte> got;
+  CHECK(two.read(got).value() == 1U);
+  const auto nothing = two.read(got, 100us);
+  CHECK_FALSE(nothing.has_value());
+}
+
 // A worker sleeps on a word, and somebody wakes it.
 void wait_for_word(const place& /*at*/, hawser::runtime& /*where*/) {
   const auto reactor = make_reactor();
@@ -530,6 +561,7 @@ TEST_SUITE("faults") {
       torture_in(runtime, "strangers", 4, meet_strangers);
       torture_in(runtime, "crowd", 3, crowd);
       torture_in(runtime, "memory", 3, share_memory);
+      torture_in(runtime, "names", 6, name_memory);
       torture_in(runtime, "word", 3, wait_for_word);
     }
     {
@@ -545,5 +577,14 @@ TEST_SUITE("faults") {
       CAPTURE(std::string(each.name));
       CHECK((test::faults_at(each.where) != 0) == is_passed(each));
     }
+  }
+
+  TEST_CASE("a stream that the system has no memory for says so before anybody touches it") {
+    test::arm({site::fallocate, ENOSPC, 1});
+    const auto made = test::outcome_of([] { auto one = hawser::shm_stream::create("full"); });
+    test::disarm();
+    REQUIRE_FALSE(made.has_value());
+    CHECK(made.error().code() == std::errc::no_space_on_device);
+    CHECK(test::outcome_of([] { auto one = hawser::shm_stream::create("full"); }).has_value());
   }
 }
