@@ -356,6 +356,12 @@ inline long futex(const void* word, int what, std::uint32_t value, const timespe
   return ::syscall(SYS_futex, word, what, value, limit, nullptr, 0);
 }
 
+/// Linux 5.16. The limit is a time of CLOCK_MONOTONIC.
+inline long futex_any(const futex_waitv* words, std::size_t count, const timespec& limit) noexcept {
+  return ::syscall(SYS_futex_waitv, words, static_cast<unsigned>(count), 0U, &limit,
+                   CLOCK_MONOTONIC);
+}
+
 // ---- names of memory, and processes -----------------------------------------------------------
 
 [[nodiscard]] inline int shm_open(const char* name, int flags) noexcept {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Words that threads of several processes wait for, and barriers that they pass.
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <climits>
 #include <ctime>
 
@@ -18,6 +20,29 @@ void sleep_on(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
   until.tv_sec = static_cast<std::time_t>(seconds.count());
   until.tv_nsec = static_cast<long>((bounded - seconds).count());
   calls::futex(&word, FUTEX_WAIT, expected, &until);
+}
+
+// Where the system cannot, the first word is waited for, and the others are looked at often.
+void sleep_on_any(std::span<const std::atomic<std::uint32_t>* const> words, std::uint32_t expected,
+                  std::chrono::nanoseconds limit) noexcept {
+  constexpr std::chrono::nanoseconds often = std::chrono::milliseconds(1);
+  const std::size_t count = std::min(words.size(), words_most);
+  std::array<futex_waitv, words_most> all;
+  for (std::size_t i = 0; i < count; ++i) {
+    all[i] = {};
+    all[i].val = expected;
+    all[i].uaddr = reinterpret_cast<std::uintptr_t>(words[i]);
+    all[i].flags = FUTEX_32;
+  }
+  // The clock of steady_clock.
+  const auto until = (std::chrono::steady_clock::now() + limit).time_since_epoch();
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(until);
+  timespec end{};
+  end.tv_sec = static_cast<std::time_t>(seconds.count());
+  end.tv_nsec = static_cast<long>(std::chrono::nanoseconds(until - seconds).count());
+  if (calls::futex_any(all.data(), count, end) < 0 && errno == ENOSYS) {
+    sleep_on(*words.front(), expected, std::min(limit, often));
+  }
 }
 
 void wake_one(const std::atomic<std::uint32_t>& word) noexcept {

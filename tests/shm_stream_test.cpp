@@ -27,6 +27,7 @@
 #include "shm/stream_segment.hpp"
 #include "support/environment.hpp"
 #include "support/process.hpp"
+#include "support/streams.hpp"
 #include "support/watchdog.hpp"
 
 namespace {
@@ -36,7 +37,14 @@ using hawser::errc;
 using hawser::shm_batch;
 using hawser::shm_stream;
 using hawser::shm_stream_options;
+using test::as_record;
+using test::no_number;
 using test::process;
+using test::read_number;
+using test::unique_stream;
+using test::until;
+using test::until_asleep;
+using test::write_number;
 
 namespace platform = hawser::platform;
 namespace shm = hawser::shm;
@@ -44,36 +52,13 @@ namespace shm = hawser::shm;
 using bytes = std::vector<std::byte>;
 
 constexpr std::size_t page = 4096;
-const shm_stream_options small{.ring_bytes = page};
-const shm_stream_options sleepy{.ring_bytes = page, .spin = {hawser::spin_policy::mode::off, 20us}};
-
-std::string unique_name() {
-  static std::atomic<unsigned> count{0};
-  return "test." + std::to_string(::getpid()) + '.' + std::to_string(++count);
-}
+const shm_stream_options& small = test::small_stream;
+const shm_stream_options& sleepy = test::sleepy_stream;
 
 bytes pattern(std::size_t size, std::uint64_t number) {
   bytes made(size);
   for (std::size_t i = 0; i < size; ++i) made[i] = static_cast<std::byte>(number * 31 + i * 7);
   return made;
-}
-
-std::span<const std::byte> as_bytes(const std::uint64_t& number) {
-  return std::as_bytes(std::span(&number, 1));
-}
-
-bool write_number(shm_stream& to, std::uint64_t number, shm_stream::timeout limit = {}) {
-  return to.write(as_bytes(number), limit).has_value();
-}
-
-// Of a record with a number; anything else is one that nobody writes.
-constexpr std::uint64_t no_number = ~std::uint64_t{0};
-
-std::uint64_t read_number(shm_stream& from, shm_stream::timeout limit = {}) {
-  std::uint64_t number = 0;
-  const auto got = from.read(std::as_writable_bytes(std::span(&number, 1)), limit);
-  const bool whole = got.has_value() && *got == sizeof number;
-  return whole ? number : no_number;
 }
 
 template <class T>
@@ -103,7 +88,7 @@ std::error_code error_of_open(const std::string& name) {
 struct pair {
   explicit pair(const shm_stream_options& options = small)
       : guard(60s),
-        name(unique_name()),
+        name(unique_stream()),
         one(shm_stream::create(name, options)),
         two(shm_stream::open(name, options)) {}
 
@@ -112,14 +97,6 @@ struct pair {
   shm_stream one;
   shm_stream two;
 };
-
-void until(const std::function<bool()>& reached) {
-  while (!reached()) std::this_thread::yield();
-}
-
-void until_asleep(const shm_stream& which, std::uint64_t times = 1) {
-  until([&] { return which.stats().sleeps >= times; });
-}
 
 std::string path_of(const std::string& name) {
   return "/dev/shm" + platform::memory_name(name);
@@ -246,7 +223,7 @@ TEST_SUITE("shm_stream") {
 
   TEST_CASE("what is written before the peer has come is there when it comes") {
     const test::watchdog guard(60s);
-    const auto name = unique_name();
+    const auto name = unique_stream();
     auto one = shm_stream::create(name, small);
     CHECK(error_of(one.wait_for_peer(0ns)) == errc::timed_out);
     REQUIRE(write_number(one, 5));
@@ -258,7 +235,7 @@ TEST_SUITE("shm_stream") {
 
   TEST_CASE("a creator sleeps until its peer has come") {
     const test::watchdog guard(60s);
-    const auto name = unique_name();
+    const auto name = unique_stream();
     auto one = shm_stream::create(name, small);
     std::thread waiting([&] { CHECK(one.wait_for_peer().has_value()); });
     auto two = shm_stream::open(name);
@@ -273,7 +250,7 @@ TEST_SUITE("shm_stream") {
     std::vector<std::span<const std::byte>> records;
     for (std::size_t i = 0; i < numbers.size(); ++i) {
       numbers[i] = i;
-      records.push_back(as_bytes(numbers[i]));
+      records.push_back(as_record(numbers[i]));
     }
     CHECK(both.one.write_batch(records).value() == 32);
     const auto stats = both.one.stats();
@@ -371,7 +348,7 @@ TEST_SUITE("shm_stream") {
 
     while (write_number(both.one, 1, 0ns)) continue;
     const auto again = std::chrono::steady_clock::now();
-    CHECK(error_of(both.one.write(as_bytes(1), 12ms)) == errc::timed_out);
+    CHECK(error_of(both.one.write(as_record(1), 12ms)) == errc::timed_out);
     CHECK(std::chrono::steady_clock::now() - again >= 12ms);
   }
 
@@ -433,7 +410,7 @@ TEST_SUITE("shm_stream") {
     pair both;
     REQUIRE(write_number(both.one, 1));
     both.one.close_writing();
-    CHECK(error_of(both.one.write(as_bytes(2))) == errc::closed);
+    CHECK(error_of(both.one.write(as_record(2))) == errc::closed);
     CHECK(read_number(both.two) == 1);
     bytes into;
     CHECK_FALSE(both.two.read(into).value().has_value());
@@ -449,9 +426,9 @@ TEST_SUITE("shm_stream") {
     both.one.close();
     bytes into;
     CHECK(error_of(both.one.read(into)) == errc::closed);
-    CHECK(error_of(both.one.write(as_bytes(2))) == errc::closed);
+    CHECK(error_of(both.one.write(as_record(2))) == errc::closed);
     CHECK(error_of(both.one.wait_for_peer()) == errc::closed);
-    CHECK(error_of(both.two.write(as_bytes(2))) == errc::closed);
+    CHECK(error_of(both.two.write(as_record(2))) == errc::closed);
     CHECK(read_number(both.two) == 1);
     CHECK_FALSE(both.two.read(into).value().has_value());
   }
@@ -471,7 +448,7 @@ TEST_SUITE("shm_stream") {
           CHECK(error_of(got) == errc::closed);
         }
       });
-      std::thread writing([&] { CHECK(error_of(both.one.write(as_bytes(2))) == errc::closed); });
+      std::thread writing([&] { CHECK(error_of(both.one.write(as_record(2))) == errc::closed); });
       until_asleep(both.one, 2);
       (by_peer ? both.two : both.one).close();
       reading.join();
@@ -484,7 +461,7 @@ TEST_SUITE("shm_stream") {
     options.peer_check = 10s;
     pair both(options);
     while (write_number(both.one, 1, 0ns)) continue;
-    std::thread writing([&] { CHECK(error_of(both.one.write(as_bytes(2))) == errc::closed); });
+    std::thread writing([&] { CHECK(error_of(both.one.write(as_record(2))) == errc::closed); });
     until_asleep(both.one);
     both.one.close_writing();
     writing.join();
@@ -495,8 +472,8 @@ TEST_SUITE("shm_stream") {
     REQUIRE(write_number(both.one, 1));
     shm_stream moved(std::move(both.two));
     CHECK(read_number(moved) == 1);
-    moved = shm_stream::create(unique_name(), small);
-    CHECK(error_of(both.one.write(as_bytes(1))) == errc::closed);
+    moved = shm_stream::create(unique_stream(), small);
+    CHECK(error_of(both.one.write(as_record(1))) == errc::closed);
   }
 
   // ---- names --------------------------------------------------------------------------------
@@ -517,7 +494,7 @@ TEST_SUITE("shm_stream") {
   }
 
   TEST_CASE("a name is private, leads to one peer, and is gone when that has come") {
-    const auto name = unique_name();
+    const auto name = unique_stream();
     CHECK(error_of_open(name) == errc::unreachable);
     auto one = shm_stream::create(name, small);
     struct stat found {};
@@ -531,18 +508,18 @@ TEST_SUITE("shm_stream") {
       CHECK(error_of_open(name) == errc::unreachable);
     }
     auto next = shm_stream::create(name, small);
-    one = shm_stream::create(unique_name(), small);  // the first goes, and leaves the name alone
+    one = shm_stream::create(unique_stream(), small);  // the first goes, and leaves the name alone
     CHECK(exists(name));
   }
 
   TEST_CASE("a name goes with its creator") {
-    const auto name = unique_name();
+    const auto name = unique_stream();
     { const auto one = shm_stream::create(name, small); }
     CHECK_FALSE(exists(name));
   }
 
   TEST_CASE("what is open to others, or another user's, is not believed") {
-    const auto name = unique_name();
+    const auto name = unique_stream();
     {
       const squatter open_to_all(name, "", 0666);
       CHECK(error_of_open(name) == errc::unauthorized);
@@ -556,15 +533,54 @@ TEST_SUITE("shm_stream") {
   }
 
   TEST_CASE("what is no note is not followed, and not taken away") {
-    const auto name = unique_name();
+    const auto name = unique_stream();
     const squatter other(name, std::string(40, 'x'));
     CHECK(error_of_open(name) == errc::unsupported);
     CHECK(error_of_create(name) == errc::unsupported);
     CHECK(exists(name));
   }
 
+  TEST_CASE("a note that leads to anything but memory of a stream is not followed") {
+    struct forged {
+      std::array<char, 8> magic{'h', 'a', 'w', 's', 'e', 'r', 's', 'n'};
+      std::int64_t process = ::getpid();
+      std::uint64_t started = platform::current_process().started;
+      std::int64_t memory = -1;
+    };
+    const auto name = unique_stream();
+    const auto error_with = [&](const forged& note) {
+      const squatter made(name, std::string(reinterpret_cast<const char*>(&note), sizeof note));
+      return error_of_open(name);
+    };
+    const auto error_of_memory = [&](int file) {
+      forged note;
+      note.memory = file;
+      const auto error = error_with(note);
+      ::close(file);
+      return error;
+    };
+    constexpr auto whole = static_cast<off_t>(3 * page);
+    const int unsealed = ::memfd_create("unsealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    REQUIRE(::ftruncate(unsealed, whole) == 0);
+    CHECK(error_of_memory(unsealed) == errc::unsupported);
+    std::array<int, 2> pipe{};
+    REQUIRE(::pipe2(pipe.data(), O_CLOEXEC) == 0);
+    CHECK(error_of_memory(pipe[0]) == errc::unsupported);
+    ::close(pipe[1]);
+    for (const std::size_t size : {page, 2 * page, 3 * page, 3 * page + 1}) {
+      CHECK(error_of_memory(static_cast<int>(platform::create_memory(size))) == errc::unsupported);
+    }
+    CHECK(error_of_memory(-1) == errc::unreachable);
+    forged older;
+    ++older.started;
+    CHECK(error_with(older) == errc::unreachable);
+    forged nobody;
+    nobody.process = 1 << 30;
+    CHECK(error_with(nobody) == errc::unreachable);
+  }
+
   TEST_CASE("a note that is being made is respected, and one that never will be is replaced") {
-    const auto name = unique_name();
+    const auto name = unique_stream();
     const squatter unfinished(name, "");
     CHECK(error_of_open(name) == errc::unreachable);
     {
@@ -579,7 +595,7 @@ TEST_SUITE("shm_stream") {
   }
 
   TEST_CASE("a name that somebody holds is left to him") {
-    const auto name = unique_name();
+    const auto name = unique_stream();
     const auto one = shm_stream::create(name, small);
     const auto full = platform::memory_name(name);
     const auto found = platform::find_memory(full);
@@ -591,7 +607,7 @@ TEST_SUITE("shm_stream") {
 
   TEST_CASE("many that want one name: one creates it, one opens it") {
     const test::watchdog guard(60s);
-    const auto name = unique_name();
+    const auto name = unique_stream();
     for (int round = 0; round < 50; ++round) {
       std::atomic<int> created{0};
       std::atomic<int> opened{0};
@@ -631,7 +647,7 @@ TEST_SUITE("shm_stream") {
 
   TEST_CASE("two processes answer each other, and end in order") {
     const test::watchdog guard(60s);
-    const auto name = unique_name();
+    const auto name = unique_stream();
     for (const auto& options : {small, sleepy}) {
       auto one = shm_stream::create(name, options);
       process peer("echo", name);
@@ -658,7 +674,7 @@ TEST_SUITE("shm_stream") {
 
   TEST_CASE("what a killed peer has written is read before it is lost") {
     const test::watchdog guard(60s);
-    const auto name = unique_name();
+    const auto name = unique_stream();
     auto one = shm_stream::create(name, sleepy);
     process peer("speaks and hangs", name);
     until([&] { return exists(name + ".done"); });
@@ -679,12 +695,12 @@ TEST_SUITE("shm_stream") {
 
   TEST_CASE("calls that sleep notice that the peer is killed") {
     const test::watchdog guard(60s);
-    const auto name = unique_name();
+    const auto name = unique_stream();
     auto one = shm_stream::create(name, sleepy);
     process peer("hangs", name);
     REQUIRE(one.wait_for_peer().has_value());
     while (write_number(one, 1, 0ns)) continue;
-    std::thread writing([&] { CHECK(error_of(one.write(as_bytes(1))) == errc::link_lost); });
+    std::thread writing([&] { CHECK(error_of(one.write(as_record(1))) == errc::link_lost); });
     std::thread reading([&] {
       bytes into;
       CHECK(error_of(one.read(into)) == errc::link_lost);
@@ -707,8 +723,8 @@ TEST_SUITE("shm_stream") {
 
   TEST_CASE("a name that a killed process has left is no one's, and can be had") {
     const test::watchdog guard(60s);
-    const auto stale = unique_name();
-    const auto used = unique_name();
+    const auto stale = unique_stream();
+    const auto used = unique_stream();
     process maker("creates and hangs", stale + ' ' + used);
     until([&] { return exists(used); });
     std::optional<shm_stream> two;
@@ -734,7 +750,7 @@ TEST_SUITE("shm_stream") {
   // ---- peers that lie -----------------------------------------------------------------------
 
   TEST_CASE("a peer cannot change the size of the memory") {
-    const auto name = unique_name();
+    const auto name = unique_stream();
     auto one = shm_stream::create(name, small);
     const liar peer(name);
     CHECK(::ftruncate(peer.memory(), 0) != 0);
@@ -751,21 +767,21 @@ TEST_SUITE("shm_stream") {
         std::uint64_t{3} << 32 | 16,                           // of no kind
         ~std::uint64_t{0}};
     for (const auto header : headers) {
-      const auto name = unique_name();
+      const auto name = unique_stream();
       auto one = shm_stream::create(name, small);
       const liar peer(name);
       peer.write_header(header);
       bytes into;
       CHECK(error_of(one.read(into)) == errc::protocol_violation);
       CHECK(error_of(one.read(into)) == errc::protocol_violation);
-      CHECK(error_of(one.write(as_bytes(1))) == errc::protocol_violation);
+      CHECK(error_of(one.write(as_record(1))) == errc::protocol_violation);
       CHECK(peer.header().ways[0].writer_half.load() == 2);
       CHECK(peer.header().ways[1].reader_half.load() == 2);
     }
   }
 
   TEST_CASE("a reader that counts what was never written ends the stream") {
-    const auto name = unique_name();
+    const auto name = unique_stream();
     auto one = shm_stream::create(name, small);
     const liar peer(name);
     peer.header().ways[0].ring.consumed = 1'000'000;
@@ -777,14 +793,14 @@ TEST_SUITE("shm_stream") {
 
   TEST_CASE("a peer that breaks off without dying is lost") {
     for (const std::uint32_t word : {2U, 77U}) {
-      const auto name = unique_name();
+      const auto name = unique_stream();
       auto one = shm_stream::create(name, small);
       const liar peer(name);
       peer.header().ways[1].writer_half = word;
       peer.header().ways[0].reader_half = word;
       bytes into;
       CHECK(error_of(one.read(into)) == errc::link_lost);
-      CHECK(error_of(one.write(as_bytes(1))) == errc::link_lost);
+      CHECK(error_of(one.write(as_record(1))) == errc::link_lost);
     }
   }
 
@@ -794,7 +810,7 @@ TEST_SUITE("shm_stream") {
     std::mt19937_64 random(test::seed());
     std::uint64_t ended = 0;
     for (int round = 0; round < 300; ++round) {
-      const auto name = unique_name();
+      const auto name = unique_stream();
       auto one = shm_stream::create(name, small);
       const liar peer(name);
       std::atomic<bool> stop{false};

@@ -211,6 +211,12 @@ struct handle_list {
 /// Sleeps while `word` is `expected`, at most `limit`; may return early for no reason.
 void sleep_on(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
               std::chrono::nanoseconds limit) noexcept;
+/// Sleeps while all the words are `expected`, likewise.
+///
+/// Shape: 1 to words_most.
+inline constexpr std::size_t words_most = 128;
+void sleep_on_any(std::span<const std::atomic<std::uint32_t>* const> words, std::uint32_t expected,
+                  std::chrono::nanoseconds limit) noexcept;
 /// Ends the sleep of those that wait for it, in whatever process that has mapped it.
 void wake_one(const std::atomic<std::uint32_t>& word) noexcept;
 void wake_all(const std::atomic<std::uint32_t>& word) noexcept;

@@ -239,6 +239,10 @@ bool stream_core::peer_is_gone_now(Half& of) noexcept {
   return peer_is_gone();
 }
 
+bool stream_core::has_lost_peer() noexcept {
+  return peer_is_gone_now(in_);
+}
+
 // ---- waiting --------------------------------------------------------------------------------
 
 // The sleeper's barrier makes up for those that publishers leave out, see bell.hpp.

@@ -99,6 +99,9 @@ class stream_core {
   void answer() noexcept { in_.bell.answer(); }
   [[nodiscard]] const std::atomic<std::uint32_t>& word() noexcept { return in_.bell.word(); }
   static void pass_barrier() noexcept;
+  /// Asks for its process, no more often than peer_check.
+  [[nodiscard]] bool has_lost_peer() noexcept;
+  [[nodiscard]] bool knows_loss() const noexcept { return gone_.load(std::memory_order_relaxed); }
 
   [[nodiscard]] const shm_stream_options& options() const noexcept { return options_; }
 

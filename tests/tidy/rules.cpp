@@ -124,7 +124,7 @@ std::string_view layer_of_public(std::string_view header) {
       {"hop.hpp", "task"},        {"link.hpp", "link"},      {"log.hpp", "core"},
       {"message.hpp", "core"},    {"offload.hpp", "task"},   {"operation.hpp", "core"},
       {"result.hpp", "core"},     {"run.hpp", "exec"},       {"runtime.hpp", "exec"},
-      {"shm_stream.hpp", "shm"},
+      {"shm_bridge.hpp", "shm"},  {"shm_stream.hpp", "shm"}, {"shm_workers.hpp", "shm"},
       {"scope.hpp", "task"},      {"stop_token.hpp", "core"}, {"task.hpp", "task"},
       {"this_task.hpp", "task"},  {"timeout.hpp", "task"},   {"when.hpp", "task"},
   };
