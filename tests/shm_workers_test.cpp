@@ -117,7 +117,7 @@ TEST_SUITE("shm_workers") {
   TEST_CASE("no wake-up is lost: a thread that sleeps for several streams answers each") {
     const test::watchdog guard(60s);
     auto lazy = test::sleepy_stream;
-    lazy.peer_check = 10s;  // nobody wakes by looking
+    lazy.peer_check = 1h;  // nobody wakes by looking
     std::vector<std::unique_ptr<pair>> pairs;
     shm_workers workers(sleepy);
     for (int i = 0; i < 5; ++i) {
@@ -137,7 +137,7 @@ TEST_SUITE("shm_workers") {
   TEST_CASE("stop() ends handlers that wait in their streams") {
     const test::watchdog guard(60s);
     auto lazy = test::sleepy_stream;
-    lazy.peer_check = 10s;
+    lazy.peer_check = 1h;
     pair both(lazy);
     pair idle(lazy);
     shm_workers workers({.threads = 2, .spin = sleepy.spin});

@@ -29,7 +29,7 @@ struct shm_stream_options {
   bool huge_pages = false;  ///< where the system has them for such memory
   bool touch = true;        ///< all pages are mapped at once, so that no first use is slow
   bool metrics = true;      ///< off: stats() stays zero, and calls do not count
-  /// How often a sleeping call asks whether the peer's process lives. 100 us..10 s.
+  /// How often a sleeping call asks whether the peer's process lives. 100 us..1 h.
   std::chrono::microseconds peer_check = std::chrono::milliseconds(5);
 };
 

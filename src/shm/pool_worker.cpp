@@ -16,7 +16,7 @@ using namespace std::chrono_literals;
 using clock = std::chrono::steady_clock;
 
 constexpr unsigned looks_between_clocks = 16;
-constexpr auto longest_sleep = 10s;
+constexpr auto longest_sleep = 1h;
 
 }  // namespace
 

@@ -20,8 +20,8 @@ void require(bool holds, const char* what) {
 void check(const shm_stream_options& options) {
   require(shm::is_stream_ring(options.ring_bytes),
           "shm_stream_options::ring_bytes: a power of two, 4 KiB..1 GiB");
-  require(options.peer_check >= 100us && options.peer_check <= 10s,
-          "shm_stream_options::peer_check: 100 us..10 s");
+  require(options.peer_check >= 100us && options.peer_check <= 1h,
+          "shm_stream_options::peer_check: 100 us..1 h");
   require(options.spin.limit >= 100ns && options.spin.limit <= 10ms,
           "shm_stream_options::spin: 100 ns..10 ms");
 }

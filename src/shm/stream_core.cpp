@@ -17,7 +17,7 @@ constexpr unsigned sampled_one_in = 1000;
 constexpr unsigned looks_between_clocks = 32;
 // What write_all() makes of bytes: the reader copies one record while the next is written.
 constexpr std::size_t piece_bytes = 16 << 10;
-constexpr auto longest_sleep = 10s;  // of calls without a limit; they go on
+constexpr auto longest_sleep = 1h;  // of calls without a limit; they go on
 
 bool is_open(const std::atomic<std::uint32_t>& which) noexcept {
   // acquire pairs with the release in shut(): what was published before is seen by who looks now.
