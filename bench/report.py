@@ -50,6 +50,9 @@ QUESTIONS = {
     "flood": "How long does a bulk task wait under an endless flood of rpc tasks, in dispatches "
     "and against the documented bound?",
     "idle_wake": "How long until a task begins that is posted to a pool that sleeps?",
+    "shm_oneway": "How many 64-byte messages pass through shared memory, one at a time or 32?",
+    "shm_rtt": "How long is 64 bytes there and back through shared memory, one in flight?",
+    "shm_stop": "How long does a pool whose handlers wait take to stop?",
 }
 TITLES = {
     "p50": "Median",
