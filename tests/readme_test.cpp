@@ -123,6 +123,13 @@ TEST_SUITE("readme") {
     CHECK(shown == marked_lines("bridge", "asio_bridge_test.cpp"));
   }
 
+  TEST_CASE("the example of a migration stands in a test that runs it") {
+    const auto page = tidy::read_file(root / "src" / "shm" / "README.md");
+    const auto shown = example_below("### Migrating", page);
+    CHECK_FALSE(shown.empty());
+    CHECK(shown == marked_lines("migration", "shm_stream_test.cpp"));
+  }
+
   TEST_CASE("every path that the README names exists") {
     const auto page = tidy::read_file(root / "README.md");
     static const std::regex path(R"(`((samples|tests|bench|src|include|hawser|\.ci)/[\w./]+))");

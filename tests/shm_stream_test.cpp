@@ -180,6 +180,24 @@ class liar {
   std::byte* first_ = nullptr;
 };
 
+// The example of src/shm/README.md, to be compared with it and run.
+struct migrated {
+  // from here: migration
+  static hawser::result<std::size_t> consume(const std::string& name,
+                                             std::chrono::nanoseconds limit) {
+    auto from = hawser::shm_stream::open(name);  // was: shm_open, mmap, and hope
+    hawser::shm_batch batch;
+    std::size_t handled = 0;
+    for (;;) {
+      const auto got = from.read_batch(batch, 64, limit);  // was: while (head == tail) pause();
+      if (!got.has_value()) return got.error();  // timed_out, link_lost, protocol_violation, closed
+      if (!got->has_value()) return handled;     // the producer has closed, and all was read
+      for (std::size_t i = 0; i < batch.size(); ++i) handled += batch[i].size();
+    }
+  }
+  // to here
+};
+
 }  // namespace
 
 TEST_SUITE("shm_stream") {
@@ -475,6 +493,20 @@ TEST_SUITE("shm_stream") {
     CHECK(read_number(moved) == 1);
     moved = shm_stream::create(unique_stream(), small);
     CHECK(error_of(both.one.write(as_record(1))) == errc::closed);
+  }
+
+  TEST_CASE("the example of the migration reads everything, and says what went wrong") {
+    const test::watchdog guard(60s);
+    const auto name = unique_stream();
+    auto producer = shm_stream::create(name, small);
+    std::thread producing([&] {
+      for (int i = 0; i < 1000; ++i) CHECK(producer.write(pattern(30, 1)).has_value());
+      producer.close();
+    });
+    CHECK(migrated::consume(name, 10s).value() == 30'000);
+    producing.join();
+    const auto silent = shm_stream::create(name, small);
+    CHECK(error_of(migrated::consume(name, 0ns)) == errc::timed_out);
   }
 
   // ---- names --------------------------------------------------------------------------------
