@@ -52,7 +52,7 @@ hawser::executor_config config_of(waits how) {
 }
 
 /// What a link asks for: how many sockets, and whether its question goes along with its hello.
-enum class link_kind : std::uint8_t { by_default, one_socket, one_socket_early };
+enum class link_kind : std::uint8_t { by_default, one_socket, one_socket_early, without_loans };
 
 std::string address_of(const client_seat& seat, link_kind wanted) {
   switch (wanted) {
@@ -62,6 +62,8 @@ std::string address_of(const client_seat& seat, link_kind wanted) {
       return seat.address() + "?channels=1";
     case link_kind::one_socket_early:
       return seat.address() + "?channels=1&early=1";
+    case link_kind::without_loans:
+      return seat.address() + "?arena_bytes=0";
   }
   return seat.address();
 }
@@ -108,16 +110,17 @@ void call_links(client_seat& seat) {
   hawser::run(runtime, Call, std::ref(seat));
 }
 
-template <pick Channel, auto Call>
+template <pick Channel, auto Call, link_kind Wanted>
 task<void> call_channel(client_seat& seat) {
-  const auto link = co_await hawser::connect(seat.address());
+  const auto link = co_await hawser::connect(address_of(seat, Wanted));
   co_await Call((link.*Channel)(), seat);
   co_await link.close();
 }
 
-template <pick Channel, auto Call, waits How = waits::by_default>
+template <pick Channel, auto Call, waits How = waits::by_default,
+          link_kind Wanted = link_kind::by_default>
 void call(client_seat& seat) {
-  call_links<call_channel<Channel, Call>, How>(seat);
+  call_links<call_channel<Channel, Call, Wanted>, How>(seat);
 }
 
 // ---- echo -------------------------------------------------------------------------------------
@@ -278,6 +281,38 @@ task<void> send_oneway(hawser::channel& channel, client_seat& seat) {
   }
 }
 
+constexpr std::size_t batch_most = 32;
+
+task<void> count_batches(hawser::channel& channel) {
+  small_message reply{};
+  bench::tally tally;
+  for (;;) {
+    const auto batch = co_await channel.recv_batch(4 * batch_most);
+    if (batch.empty()) co_return;
+    for (const auto& message : batch) {
+      const auto answer = tally.add(bench::note_in(message.bytes()));
+      if (answer) co_await send(channel, reply, *answer);
+    }
+  }
+}
+
+task<void> send_batches(hawser::channel& channel, client_seat& seat) {
+  std::vector<hawser::message> batch;
+  while (const auto count = seat.next_round()) {
+    for (std::uint64_t i = 0; i < count;) {
+      for (; i < count && batch.size() < batch_most; ++i) {
+        hawser::buffer bytes(bench::small_bytes);
+        bench::write_note(bytes.bytes(), {i, i + 1 == count ? 1U : 0U});
+        batch.emplace_back(hawser::shared_buffer(std::move(bytes)));
+      }
+      co_await channel.send_batch(batch);
+      batch.clear();
+    }
+    const auto answer = co_await channel.recv();
+    bench::expect_number(count, note_of(answer).number);
+  }
+}
+
 hawser::shared_buffer bulk_message(note written) {
   hawser::buffer message(bench::bulk_bytes);
   std::ranges::fill(message.bytes(), std::byte{});
@@ -289,6 +324,51 @@ hawser::shared_buffer bulk_message(note written) {
 task<void> send_bulk(hawser::channel& channel, client_seat& seat) {
   const auto message = bulk_message({0, 0});
   const auto last = bulk_message({0, 1});
+  while (const auto count = seat.next_round()) {
+    for (std::uint64_t i = 1; i < count; ++i) co_await channel.send(message);
+    co_await channel.send(last);
+    const auto answer = co_await channel.recv();
+    bench::expect_number(count, note_of(answer).number);
+  }
+}
+
+// Written in the place where the peer reads it: every byte, by both.
+task<void> lend_bulk(hawser::channel& channel, client_seat& seat) {
+  const auto content = bulk_message({0, 0});
+  while (const auto count = seat.next_round()) {
+    for (std::uint64_t i = 1; i <= count; ++i) {
+      hawser::buffer lent = co_await channel.loan(bench::bulk_bytes);
+      std::ranges::copy(content.bytes(), lent.data());
+      bench::write_note(lent.bytes(), {0, i == count ? 1U : 0U});
+      co_await channel.send(std::move(lent));
+    }
+    const auto answer = co_await channel.recv();
+    bench::expect_number(count, note_of(answer).number);
+  }
+}
+
+task<void> read_bulk(hawser::channel& channel) {
+  small_message reply{};
+  bench::tally tally;
+  while (const auto message = co_await channel.recv()) {
+    std::uint64_t sum = 0;
+    for (const auto number : message->as<std::uint64_t>()) sum += number;
+    const note read = bench::note_in(message->bytes());
+    if (sum != read.number + read.last) throw std::runtime_error("other bytes than were written");
+    const auto answer = tally.add(read);
+    if (answer) co_await send(channel, reply, *answer);
+  }
+}
+
+// The same bytes again and again: only where they lie is sent.
+task<void> refer_to_bulk(hawser::channel& channel, client_seat& seat) {
+  const auto lent = [&](note written) -> task<hawser::shared_buffer> {
+    hawser::buffer bytes = co_await channel.loan(bench::bulk_bytes);
+    bench::write_note(bytes.bytes(), written);
+    co_return bytes;
+  };
+  const hawser::shared_buffer message = co_await lent({0, 0});
+  const hawser::shared_buffer last = co_await lent({0, 1});
   while (const auto count = seat.next_round()) {
     for (std::uint64_t i = 1; i < count; ++i) co_await channel.send(message);
     co_await channel.send(last);
@@ -396,7 +476,8 @@ task<void> ping_beside_bulk(client_seat& seat) {
 }
 
 constexpr auto asleep = waits::asleep;
-constexpr auto all_roads = bench::sockets | bench::only(bench::road::shared_memory);
+constexpr auto in_memory = bench::only(bench::road::shared_memory);
+constexpr auto all_roads = bench::sockets | in_memory;
 
 constexpr std::array entries{
     bench::entry{&bench::echo_rtt, "hawser", serve<rpc, echo>, call<rpc, time_round_trips>, 1,
@@ -422,6 +503,14 @@ constexpr std::array entries{
                  call<stream, send_oneway>, 1, all_roads},
     bench::entry{&bench::bulk_1mib, "hawser", serve<bulk, count_messages>, call<bulk, send_bulk>, 1,
                  all_roads},
+    bench::entry{&bench::oneway_throughput, "hawser_batch32", serve<stream, count_batches>,
+                 call<stream, send_batches>, 1, all_roads},
+    bench::entry{&bench::bulk_1mib, "hawser_copied", serve<bulk, count_messages>,
+                 call<bulk, send_bulk, waits::by_default, link_kind::without_loans>, 1, in_memory},
+    bench::entry{&bench::bulk_1mib, "hawser_loan", serve<bulk, read_bulk>, call<bulk, lend_bulk>, 1,
+                 in_memory},
+    bench::entry{&bench::bulk_1mib, "hawser_reference", serve<bulk, count_messages>,
+                 call<bulk, refer_to_bulk>, 1, in_memory},
     bench::entry{&bench::connect_reply, "hawser", serve_links<serve_newcomers>,
                  call_links<call_and_leave<link_kind::by_default>>},
     bench::entry{&bench::connect_reply, "hawser_one", serve_links<serve_newcomers>,

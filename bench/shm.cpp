@@ -548,6 +548,45 @@ std::vector<sample> boost_oneway(const run_plan& plan) {
 }
 #endif
 
+// ---- a copy, as fast as it gets ---------------------------------------------------------------
+
+// 1 MiB in pieces that stay in the cache: into the ring, and out of it, by two that never sleep.
+std::vector<sample> copy_in_chunks(const run_plan& plan) {
+  constexpr std::size_t whole = std::size_t{1} << 20;
+  constexpr std::size_t chunk = 64 << 10;
+  const shared<ring_memory> ring;
+  const shared<arrivals> arrived;
+  const child peer([&] {
+    shm::ring_reader<> from(ring->state, shm::ring_bytes(ring->bytes));
+    std::vector<std::byte> into(whole);
+    for (std::uint64_t count = 0;;) {
+      for (std::size_t at = 0; at < whole; at += chunk) {
+        while (from.look() != shm::ring_reader<>::found::record) spin_pause();
+        std::memcpy(into.data() + at, from.memory().at(from.offset()), chunk);
+        static_cast<void>(from.pop());
+        static_cast<void>(from.give_back());
+      }
+      arrived->count.store(++count, std::memory_order_release);
+    }
+  });
+  shm::ring_writer<> to(ring->state, shm::ring_bytes(ring->bytes));
+  const std::vector<std::byte> out(whole, std::byte{1});
+  auto samples =
+      time_sending(plan, peer, *arrived, [&](std::uint64_t /*first*/, std::uint64_t count) {
+        for (std::uint64_t i = 0; i < count; ++i) {
+          for (std::size_t at = 0; at < whole; at += chunk) {
+            std::size_t place = to.claim(chunk);
+            for (; place == shm::ring_writer<>::no_room; place = to.claim(chunk)) spin_pause();
+            std::memcpy(to.memory().at(place), out.data() + at, chunk);
+            to.commit(chunk);
+            to.publish();
+          }
+        }
+      });
+  samples[0] = {"bandwidth", "GB/s", samples[0].value * whole / 1e9};
+  return samples;
+}
+
 // ---- shutting down ----------------------------------------------------------------------------
 
 // Two threads, of which one waits in a full ring and the other for records.
@@ -608,6 +647,7 @@ int main(int argc, char** argv) {
       [](const run_plan& p) { return stream_rtt(p, false); });
   add(all, "shm_rtt", "two_cores", "futex", futex_rtt);
   add(all, "shm_rtt", "two_cores", "pipe", pipe_rtt);
+  add(all, "shm_copy_1mib", "chunks64k", "bare", copy_in_chunks);
   add(all, "shm_stop", "pool", "stream", stop_pool);
   return bench::run_program(argc, argv, usage, all);
 }
