@@ -457,6 +457,18 @@ TEST_SUITE("link_memory") {
     at.exchange();
   }
 
+  TEST_CASE("each side has said how it is woken before the other may ask") {
+    host at;
+    const bool barriers = platform::join_barriers();
+    for (int i = 0; i < 20; ++i) {
+      raw_sharer peer(at.listener.uri());
+      const auto link = at.accept();
+      CHECK(peer.propose() == std::nullopt);
+      const auto& said = peer.segment.state_of(shm::side::server);
+      CHECK((said.has_barriers.load() == 1) == barriers);
+    }
+  }
+
   TEST_CASE("frames from a ring are checked as those from a socket") {
     host at;
     raw_sharer peer(at.listener.uri());

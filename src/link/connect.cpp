@@ -198,6 +198,7 @@ class client_sharer final : public attacher {
       throw std::system_error(error, "shared memory: cannot reserve");
     }
     if (core.wire().may_lend()) loans_ = shm::arena_memory::create(core.options().arena_bytes);
+    shm::port::introduce(core.home(), segment_, shm::side::client);
     exchange::plan plan;
     const auto dialled = dial(to, plan.connecting);
     if (!dialled.has_value()) failure(errc::unreachable, to.uri + ": its queue is full").raise();
@@ -226,7 +227,7 @@ class client_sharer final : public attacher {
     if (why.has_value()) return core_.share_failed(why->detail());
     const auto start = wire::peek_kind(came.header);
     if (start.has_value() && start->kind == wire::kind::attached) {
-      return core_.share(std::move(segment_), std::move(loans_), shm::side::client, socket);
+      return core_.share(std::move(segment_), std::move(loans_), shm::side::client, socket, {});
     }
     platform::close(socket);
     try {

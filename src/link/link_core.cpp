@@ -298,7 +298,7 @@ void link_core::consider_sharing(bool now) noexcept {
 }
 
 void link_core::share(shm::segment mapped, shm::arena_memory loans, shm::side own,
-                      platform::native_handle socket) noexcept {
+                      platform::native_handle socket, std::span<const std::byte> answer) noexcept {
   sharer_.reset();
   if (machine_.ended() || machine_.offline() || port_ != nullptr) {
     platform::close(socket);
@@ -310,13 +310,22 @@ void link_core::share(shm::segment mapped, shm::arena_memory loans, shm::side ow
     platform::close(socket);
     return share_failed(error.what());
   }
+  std::unique_ptr<shm::ring_stream> ring;
   try {
     if (loans.bytes() != 0) arena_ = shm::arena::make(std::move(loans), *this);
-    pipes_[wire::shared_main].start(port_->open(0, pipes_[wire::shared_main]));
+    ring = port_->open(0, pipes_[wire::shared_main]);
   } catch (const std::bad_alloc&) {
     drop_port();
     return share_failed("no memory");
   }
+  const platform::io_slice whole{answer.data(), answer.size()};
+  std::error_code error;
+  if (!answer.empty() && platform::write_some(socket, {&whole, 1}, error) != answer.size()) {
+    ring.reset();
+    drop_port();
+    return share_failed("the peer does not wait for an answer");
+  }
+  pipes_[wire::shared_main].start(std::move(ring));
   machine_.shared();
   machine_.lend_from(arena_);
   for (unsigned left = std::exchange(attach_later_, 0U); left != 0; left &= left - 1) {

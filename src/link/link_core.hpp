@@ -168,9 +168,9 @@ class link_core final : public component, private shm::port_events, private shm:
     return port_ != nullptr && !flush_queued_;
   }
   /// The peer has the segment, too, and the arena if there is one; takes over all. `own` is ours of
-  /// its two sides.
+  /// its two sides. Once this side is ready, the peer is told `answer`, over the socket.
   void share(shm::segment mapped, shm::arena_memory loans, shm::side own,
-             platform::native_handle socket) noexcept;
+             platform::native_handle socket, std::span<const std::byte> answer) noexcept;
   /// What can lend so many bytes to that channel's messages, if anything can.
   [[nodiscard]] shm::arena* arena_of(std::size_t channel, std::size_t bytes) const noexcept {
     const bool lends = machine_.lends(channel) && arena_->may_lend(bytes);

@@ -552,8 +552,9 @@ void listener_core::share(link_core& core, sharing& offered) noexcept {
     if (arena_bytes != 0) {
       loans = shm::arena_memory::adopt(handles.handles[1], static_cast<std::size_t>(arena_bytes));
     }
-    if (!answer_attached(offered.socket.get())) return;
-    core.share(std::move(mapped), std::move(loans), shm::side::server, offered.socket.give());
+    const auto attached = wire::encode_attached();
+    core.share(std::move(mapped), std::move(loans), shm::side::server, offered.socket.give(),
+               attached);
   } catch (const std::system_error& error) {
     no(errc::unsupported, error.what());
   } catch (const std::bad_alloc&) {

@@ -19,12 +19,16 @@ port::port(detail::worker& home, segment mapped, side own, platform::native_hand
       peers_bell_(segment_.bell_of(other(own))),
       word_wait_(*this, &port::on_word),
       socket_wait_(*this, &port::on_socket) {
-  side_state& ours = segment_.state_of(own);
-  const bool by_word = home_.reactor().waits_for_words();
+  introduce(home_, segment_, own);
+  arm_socket();
+}
+
+void port::introduce(detail::worker& home, const segment& shared, side own) noexcept {
+  side_state& ours = shared.state_of(own);
+  const bool by_word = home.reactor().waits_for_words();
   const bool has_barriers = platform::join_barriers();
   ours.woken_by_word.store(by_word ? 1 : 0, std::memory_order_relaxed);
   ours.has_barriers.store(has_barriers ? 1 : 0, std::memory_order_relaxed);
-  arm_socket();
 }
 
 port::~port() {

@@ -33,7 +33,13 @@ class port_events {
 /// Threads: home's.
 class port final : public detail::memory_source {
  public:
-  /// Takes over both; `socket` is connected to the peer and carries nothing else.
+  /// Says in the segment how `own` is woken. Before the peer, which believes what it finds, has it:
+  /// one that passed barriers by itself while the other relies on those of the system, or the other
+  /// way round, would miss what it is to be woken for.
+  static void introduce(detail::worker& home, const segment& shared, side own) noexcept;
+
+  /// Introduces `own`, and takes over both; `socket` is connected to the peer and carries nothing
+  /// else.
   ///
   /// Errors: throws std::bad_alloc or std::system_error; the socket is the caller's still then.
   port(detail::worker& home, segment mapped, side own, platform::native_handle socket,
