@@ -469,6 +469,24 @@ TEST_SUITE("link_memory") {
     }
   }
 
+  // There is always another one in a ring that is full of them.
+  TEST_CASE("a ring full of empty records breaks, and holds nobody up") {
+    host at;
+    raw_sharer peer(at.listener.uri());
+    const auto link = at.accept();
+    CHECK(peer.propose() == std::nullopt);
+    peer.move();
+    const auto writer = peer.segment.writer(0, shm::side::client);
+    for (std::size_t at_byte = page; at_byte != 0;) {
+      at_byte -= shm::record_header_bytes;
+      writer.memory().store(at_byte,
+                            shm::record_header(shm::record_header_bytes, shm::record_kind::data),
+                            std::memory_order_release);
+    }
+    peer.wake();
+    CHECK(end_of(at, link) == errc::protocol_violation);
+  }
+
   TEST_CASE("frames from a ring are checked as those from a socket") {
     host at;
     raw_sharer peer(at.listener.uri());

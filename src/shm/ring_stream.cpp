@@ -137,14 +137,21 @@ void ring_stream::copy_to(std::byte* to, std::size_t bytes) noexcept {
 
 // ---- reading ----------------------------------------------------------------------------------
 
+// No writer of ours makes a record of nothing: a ring full of them would never come to an end.
+ring_reader<>::found ring_stream::look_ahead() noexcept {
+  using found = ring_reader<>::found;
+  const found now = from_.look();
+  return now == found::record && from_.bytes() == 0 ? found::broken : now;
+}
+
 bool ring_stream::take() noexcept {
   using found = ring_reader<>::found;
-  found now = from_.look();
+  found now = look_ahead();
   if (now == found::nothing) return false;
   std::size_t used = 0;
   while (now == found::record && !closing_ && !ended_ && used < look_bytes) {
     used += deliver();
-    now = from_.look();
+    now = look_ahead();
   }
   if (closing_) return true;
   static_cast<void>(from_.give_back());
@@ -175,7 +182,7 @@ std::size_t ring_stream::deliver() noexcept {
     std::memcpy(filled->data(), from + direct, rest);
     from_.pop();
     std::size_t all = rest;
-    while (from_.look() == ring_reader<>::found::record &&
+    while (look_ahead() == ring_reader<>::found::record &&
            from_.bytes() <= filled->capacity - all) {
       std::memcpy(filled->data() + all, from_.memory().at(from_.offset()), from_.bytes());
       all += from_.bytes();

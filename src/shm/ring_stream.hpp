@@ -54,6 +54,7 @@ class ring_stream final : public stream, private detail::work {
   [[nodiscard]] bool put() noexcept;
   [[nodiscard]] std::size_t claim(std::size_t left) noexcept;
   void copy_to(std::byte* to, std::size_t bytes) noexcept;
+  [[nodiscard]] ring_reader<>::found look_ahead() noexcept;
   bool take() noexcept;
   /// How much of the limit of a look it has used up.
   std::size_t deliver() noexcept;
