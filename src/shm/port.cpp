@@ -161,12 +161,12 @@ void port::on_socket(readiness& entry, std::error_code /*error*/) noexcept {
   self.take_rings();
 }
 
-// What was rung for is there when the ring is read.
+// What was rung for is there when the ring is read. More than there is room for is no peer's of
+// ours: it gets its turn, and no more, as often as it likes.
 void port::take_rings() noexcept {
   std::array<std::byte, 64> rings;
   std::error_code error;
-  std::size_t got = rings.size();
-  while (got == rings.size()) got = platform::read_some(socket_, rings, error);
+  const std::size_t got = platform::read_some(socket_, rings, error);
   if (got != 0 || (error && platform::would_block(error))) {
     try {
       arm_socket();
