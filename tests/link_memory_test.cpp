@@ -487,6 +487,38 @@ TEST_SUITE("link_memory") {
     CHECK(end_of(at, link) == errc::protocol_violation);
   }
 
+  // Method: the socket of the segment ends first, which a peer that dies cannot choose.
+  TEST_CASE("what a dead peer had said before it moved arrives, and then what it had committed") {
+    host at;
+    raw_sharer peer(at.listener.uri());
+    const auto link = at.accept();
+    CHECK(peer.propose() == std::nullopt);
+    peer.offering.close();
+    for (int i = 0; i < 20; ++i) {  // until it was noticed
+      peer.link.socket.send(test::data_frame({1}, test::bytes_of("early")));
+      const auto early = hawser::run(at.runtime, [&] { return link.rpc().recv(); });
+      CHECK(early->text() == "early");
+    }
+
+    std::optional<shm::ring_writer<>> writer(peer.segment.writer(0, shm::side::client));
+    for (int i = 1; i < 20; ++i) {
+      const auto frame = test::data_frame({1}, test::bytes_of("number " + std::to_string(i)));
+      const std::size_t place = writer->claim(frame.size());
+      std::memcpy(writer->memory().at(place), frame.data(), frame.size());
+      writer->commit(frame.size());
+      writer->publish();
+    }
+    peer.link.socket.send(wire::encode_moved(0, wire::shared_main, 1, 1));
+    peer.link.socket.close();
+    CHECK(end_of(at, link) == errc::link_lost);
+    hawser::sync_wait(at.runtime, [](hawser::link of) -> task<void> {
+      for (int i = 1; i < 20; ++i) {
+        const auto message = co_await of.rpc().recv();
+        CHECK(message->text() == "number " + std::to_string(i));
+      }
+    }(link));
+  }
+
   TEST_CASE("frames from a ring are checked as those from a socket") {
     host at;
     raw_sharer peer(at.listener.uri());

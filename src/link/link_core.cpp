@@ -106,11 +106,11 @@ void link_core::pipe::start(platform::native_handle socket) {
   socket_ = socket;
   tuned_ = index_ != 0;
   if (tuned_) tune();
-  writing_ = closing_ = false;
+  writing_ = closing_ = reading_ = false;
   stream_ = owner_->home_.reactor().open(socket, *this);
   owner_->open_pipes_ |= 1U << index_;
   owner_->sockets_.fetch_add(1, std::memory_order_relaxed);
-  stream_->start_reading();
+  read();
 }
 
 // Nobody reads a ring before the peer has moved there.
@@ -118,7 +118,7 @@ void link_core::pipe::start(std::unique_ptr<shm::ring_stream> ring) noexcept {
   ring_ = ring.get();
   socket_ = platform::no_handle;
   tuned_ = true;
-  writing_ = closing_ = false;
+  writing_ = closing_ = reading_ = false;
   stream_ = std::move(ring);
   owner_->open_pipes_ |= 1U << index_;
 }
@@ -382,7 +382,10 @@ void link_core::see_moved(unsigned channels) noexcept {
   touch();
 }
 
+// While the peer's MOVED is still in pipe 0, so is what it had said before; if it is dead, that
+// pipe ends, too, and is read to its end first.
 void link_core::on_port_lost(std::error_code why) noexcept {
+  if (!pipes_[wire::shared_main].reading()) return;
   machine_.pipe_ended(wire::shared_main, why);
   dispatch();
 }

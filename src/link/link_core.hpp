@@ -252,7 +252,11 @@ class link_core final : public component, private shm::port_events, private shm:
     void start(platform::native_handle socket);
     void start(std::unique_ptr<shm::ring_stream> ring) noexcept;
     [[nodiscard]] shm::ring_stream* ring() const noexcept { return ring_; }
-    void read() noexcept { stream_->start_reading(); }
+    void read() noexcept {
+      reading_ = true;
+      stream_->start_reading();
+    }
+    [[nodiscard]] bool reading() const noexcept { return usable() && reading_; }
     /// What was read from the socket before it was ours.
     void take_over(std::span<const std::byte> rest);
     void flush() noexcept;
@@ -276,6 +280,7 @@ class link_core final : public component, private shm::port_events, private shm:
     bool tuned_ = false;
     bool writing_ = false;
     bool closing_ = false;
+    bool reading_ = false;
   };
   struct link_timer : timer {
     link_timer(link_core& by, function action) noexcept : timer(action), owner(by) {}

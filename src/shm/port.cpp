@@ -75,10 +75,11 @@ bool port::look() noexcept {
   return found;
 }
 
-// A peer that dies has committed at most what its rings hold.
+// A peer that is dead has committed at most what its rings hold, of which a look takes a step or
+// all there is. One that is not, and goes on writing, is not waited for.
 void port::drain() noexcept {
-  constexpr int looks_most = 1024;
-  for (int i = 0; i < looks_most && look(); ++i) {
+  constexpr std::size_t looks_most = ring_count * ring_size_max / ring_stream::look_bytes;
+  for (std::size_t i = 0; i < looks_most && look(); ++i) {
   }
 }
 

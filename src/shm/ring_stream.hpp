@@ -19,6 +19,10 @@ class port;
 /// What is read is copied out of the ring before anybody looks at it: the peer can write there.
 class ring_stream final : public stream, private detail::work {
  public:
+  /// What is read at once: then it is answered, so that both sides of a busy link work at the same
+  /// time.
+  static constexpr std::size_t look_bytes = 4 << 10;
+
   ring_stream(port& at, std::size_t channel, ring_writer<> to, ring_reader<> from,
               stream_events& owner) noexcept;
   ~ring_stream() override;
@@ -45,9 +49,7 @@ class ring_stream final : public stream, private detail::work {
   static constexpr std::size_t record_most = 8 << 10;
   // What is written of a large payload when the ring has little room.
   static constexpr std::size_t record_least = 2 << 10;
-  // What is read at once: then it is answered, so that both sides of a busy link work at the same
-  // time. Of a large payload, that goes where it belongs, more: then other streams have their turn.
-  static constexpr std::size_t look_bytes = 4 << 10;
+  // Of a large payload, that goes where it belongs, more: then other streams have their turn.
   static constexpr std::size_t look_bytes_direct = 256 << 10;
 
   static void run_closed(detail::work& self) noexcept;
