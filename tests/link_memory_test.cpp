@@ -7,7 +7,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <fstream>
 #include <optional>
 #include <string>
 #include <thread>
@@ -21,6 +20,7 @@
 #include "support/environment.hpp"
 #include "support/folder.hpp"
 #include "support/links.hpp"
+#include "support/mappings.hpp"
 #include "support/raw_socket.hpp"
 #include "support/watchdog.hpp"
 
@@ -187,15 +187,6 @@ struct raw_sharer {
   std::optional<shm::ring_reader<>> reader;
 };
 
-std::size_t mappings() {
-  std::ifstream maps("/proc/self/maps");
-  std::size_t count = 0;
-  for (std::string line; std::getline(maps, line);) {
-    if (line.find("memfd:hawser") != std::string::npos) ++count;
-  }
-  return count;
-}
-
 errc end_of(host& at, const hawser::link& which) {
   return static_cast<errc>(hawser::sync_wait(at.runtime, which.ended()).code().value());
 }
@@ -229,7 +220,7 @@ TEST_SUITE("link_memory") {
         }
       }
     }
-    CHECK(mappings() == 0);
+    CHECK(test::segment_mappings() == 0);
     CHECK(test::open_descriptors() == descriptors);
   }
 
@@ -243,7 +234,7 @@ TEST_SUITE("link_memory") {
       co_await hawser::this_task::sleep_for(10ms);
     });
     CHECK_FALSE(at.road_of(at.client).shared_memory);
-    CHECK(mappings() == 0);
+    CHECK(test::segment_mappings() == 0);
   }
 
   TEST_CASE("either side may keep to sockets") {
@@ -256,7 +247,7 @@ TEST_SUITE("link_memory") {
       test::wait_until(at.runtime, [&] { return at.client.sockets() == 4; });
       CHECK_FALSE(at.road_of(at.client).shared_memory);
       CHECK(at.road_of(at.client).why_not.empty());
-      CHECK(mappings() == 0);
+      CHECK(test::segment_mappings() == 0);
     }
   }
 
@@ -296,7 +287,7 @@ TEST_SUITE("link_memory") {
     const auto road = at.road_of(at.client);
     CHECK_FALSE(road.shared_memory);
     CHECK(road.why_not.find("more shared memory than is allowed") != std::string::npos);
-    CHECK(mappings() == 0);
+    CHECK(test::segment_mappings() == 0);
   }
 
   TEST_CASE("an offer that is wrong is refused by name, and harms nothing") {
@@ -457,18 +448,6 @@ TEST_SUITE("link_memory") {
     at.exchange();
   }
 
-  TEST_CASE("each side has said how it is woken before the other may ask") {
-    host at;
-    const bool barriers = platform::join_barriers();
-    for (int i = 0; i < 20; ++i) {
-      raw_sharer peer(at.listener.uri());
-      const auto link = at.accept();
-      CHECK(peer.propose() == std::nullopt);
-      const auto& said = peer.segment.state_of(shm::side::server);
-      CHECK((said.has_barriers.load() == 1) == barriers);
-    }
-  }
-
   // There is always another one in a ring that is full of them.
   TEST_CASE("a ring full of empty records breaks, and holds nobody up") {
     host at;
@@ -485,6 +464,18 @@ TEST_SUITE("link_memory") {
     }
     peer.wake();
     CHECK(end_of(at, link) == errc::protocol_violation);
+  }
+
+  TEST_CASE("each side has said how it is woken before the other may ask") {
+    host at;
+    const bool barriers = platform::join_barriers();
+    for (int i = 0; i < 20; ++i) {
+      raw_sharer peer(at.listener.uri());
+      const auto link = at.accept();
+      CHECK(peer.propose() == std::nullopt);
+      const auto& said = peer.segment.state_of(shm::side::server);
+      CHECK((said.has_barriers.load() == 1) == barriers);
+    }
   }
 
   // Method: the socket of the segment ends first, which a peer that dies cannot choose.

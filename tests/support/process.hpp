@@ -18,6 +18,7 @@ class process {
   process(const process&) = delete;
   process& operator=(const process&) = delete;
 
+  [[nodiscard]] pid_t id() const noexcept { return id_; }
   void signal(int number) noexcept;
   /// Waits for its end; true: it ended by itself with success.
   bool join() noexcept;
