@@ -6,8 +6,10 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
+#include <random>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -190,6 +192,81 @@ struct raw_sharer {
 errc end_of(host& at, const hawser::link& which) {
   return static_cast<errc>(hawser::sync_wait(at.runtime, which.ended()).code().value());
 }
+
+task<void> send_until_lost(hawser::link to, hawser::priority kind) {
+  for (std::uint64_t i = 0;; ++i) {
+    auto sent = co_await hawser::as_result(to.at(kind).send(test::make_pattern(i, i * 37 % 3000)));
+    if (!sent.has_value()) co_return;
+  }
+}
+
+task<void> take_until_lost(hawser::link from, hawser::priority kind) {
+  for (;;) {
+    const auto got = co_await hawser::as_result(from.at(kind).recv());
+    if (!got.has_value() || !got->has_value()) co_return;
+  }
+}
+
+/// Somebody who owns a segment and rewrites a word of it.
+class rewriter {
+ public:
+  explicit rewriter(std::uint64_t seed) : dice_(seed) {}
+
+  void step(raw_sharer& peer) {
+    auto* const first = reinterpret_cast<std::byte*>(&peer.segment.header());
+    const std::size_t at = where();
+    const std::size_t bytes = at % 8 == 0 ? 8 : 4;
+    const std::uint64_t value = what();
+    std::memcpy(first + at, &value, bytes);
+    peer.wake();
+  }
+
+ private:
+  std::size_t below(std::size_t limit) { return static_cast<std::size_t>(dice_() % limit); }
+
+  // Mostly where it matters: bells, sides, states of rings, the rings of channel 0; or anywhere.
+  std::size_t where() {
+    constexpr std::size_t state_bytes = sizeof(shm::segment_header) / 8;
+    switch (dice_() % 8) {
+      case 0:
+        return 128 + below(4) * 128;
+      case 1:
+        return 640 + below(16) * 128;
+      case 2:
+        return below(state_bytes) * 8;
+      case 3:
+      case 4:
+        return page + below(64) * 8;
+      case 5:
+        return page + below(2 * page / 8) * 8;
+      case 6:
+        return page + below(8 * page / 4) * 4;
+      default:
+        return below(shm::segment_bytes(small_rings) / 4) * 4;
+    }
+  }
+
+  std::uint64_t what() {
+    switch (dice_() % 8) {
+      case 0:
+        return dice_();
+      case 1:
+        return dice_() % 4;
+      case 2:
+        return ~std::uint64_t{0} - dice_() % 16;
+      case 3:
+        return dice_() % (2 * page);
+      case 4:
+        return std::uint64_t{1} << dice_() % 64;
+      default:
+        return shm::record_header(
+            below(std::array<std::size_t, 4>{64, 256, 2 * page, std::size_t{1} << 32}[below(4)]),
+            dice_() % 4 == 0 ? shm::record_kind::padding : shm::record_kind::data);
+    }
+  }
+
+  std::mt19937_64 dice_;
+};
 
 }  // namespace
 
@@ -464,6 +541,51 @@ TEST_SUITE("link_memory") {
     }
     peer.wake();
     CHECK(end_of(at, link) == errc::protocol_violation);
+  }
+
+  // Goal: whoever rewrites a segment harms its own link only. Method: while this side sends and
+  // takes on all channels, words are rewritten at random; the link ends then at the latest when the
+  // socket does, and whatever hangs is for the watchdog, whatever strays for the sanitizers.
+  TEST_CASE("a segment that is rewritten at random harms its own link only") {
+    constexpr unsigned steps = 300;
+    host at;
+    at.connect({});
+    at.exchange();
+    at.await_memory();
+    const std::size_t descriptors = test::open_descriptors();
+    const std::size_t mapped = test::segment_mappings();
+    const char* const wanted = std::getenv("HAWSER_REWRITES");
+    const auto rounds = wanted == nullptr ? 60 : std::strtoul(wanted, nullptr, 10);
+    std::uint64_t violations = 0;
+
+    for (std::uint64_t round = 0; round < rounds; ++round) {
+      CAPTURE(round);
+      hawser::link link;
+      {
+        raw_sharer peer(at.listener.uri());
+        link = at.accept();
+        CHECK(peer.propose() == std::nullopt);
+        peer.move();
+        for (const auto kind : kinds) {
+          hawser::start(at.runtime, send_until_lost(link, kind));
+          hawser::start(at.runtime, take_until_lost(link, kind));
+        }
+        peer.put(test::data_frame({1}, test::bytes_of("as it should be")));
+        rewriter dice(test::seed() + round);
+        for (unsigned i = 0; i < steps; ++i) dice.step(peer);
+      }
+      const errc why = end_of(at, link);
+      const bool named = why == errc::protocol_violation || why == errc::link_lost ||
+                         why == errc::too_large || why == errc::limit_reached;
+      CHECK(named);
+      violations += why == errc::protocol_violation ? 1 : 0;
+      link = {};
+    }
+
+    CHECK(violations >= rounds / 4);
+    at.exchange();
+    test::wait_until(at.runtime, [&] { return test::segment_mappings() == mapped; });
+    test::wait_until(at.runtime, [&] { return test::open_descriptors() == descriptors; });
   }
 
   TEST_CASE("each side has said how it is woken before the other may ask") {
