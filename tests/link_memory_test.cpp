@@ -3,6 +3,11 @@
 // peer can do with memory that is its own as well.
 #include <doctest/doctest.h>
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -11,6 +16,7 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <tuple>
 #include <utility>
@@ -421,6 +427,58 @@ TEST_SUITE("link_memory") {
           }) == errc::unsupported);
     test::wait_until(at.runtime, [&] { return test::open_descriptors() == descriptors; });
     at.exchange();
+  }
+
+  TEST_CASE("memory that could change its size, or is none, is refused by name") {
+    host at;
+    at.connect({});
+    at.exchange();
+    at.await_memory();
+    const std::size_t descriptors = test::open_descriptors();
+    const std::size_t mapped = test::segment_mappings();
+    constexpr auto bytes = static_cast<off_t>(shm::segment_bytes(small_rings));
+    const auto sealed_by = [](int seals) {
+      const int made = ::memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+      REQUIRE(::ftruncate(made, bytes) == 0);
+      REQUIRE(::fcntl(made, F_ADD_SEALS, seals) == 0);
+      return made;
+    };
+    const auto offered = [&](int memory, std::string_view why) {
+      std::optional<errc> answer;
+      {
+        raw_sharer peer(at.listener.uri());
+        const auto link = at.accept();
+        const auto handle = static_cast<platform::native_handle>(memory);
+        answer = peer.propose(peer.offer(), std::array{handle});
+        ::close(memory);
+        peer.link.socket.send(test::data_frame({1}, test::bytes_of("still here")));
+        const auto message = hawser::run(at.runtime, [&] { return link.rpc().recv(); });
+        CHECK(message->text() == "still here");
+        const auto road = at.road_of(link);
+        CHECK_FALSE(road.shared_memory);
+        CHECK(road.why_not.find(why) != std::string::npos);
+      }
+      return answer;
+    };
+    constexpr auto sealing = "its size is not sealed";
+    CHECK(offered(sealed_by(0), sealing) == errc::unsupported);
+    CHECK(offered(sealed_by(F_SEAL_GROW | F_SEAL_SEAL), sealing) == errc::unsupported);
+    CHECK(offered(sealed_by(F_SEAL_SHRINK | F_SEAL_SEAL), sealing) == errc::unsupported);
+    CHECK(offered(sealed_by(F_SEAL_SHRINK | F_SEAL_GROW), sealing) == errc::unsupported);
+    CHECK(offered(::open((at.place / "file").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600), "") ==
+          errc::unsupported);
+    constexpr auto kind = "not memory of the system";
+    std::array<int, 2> both{};
+    REQUIRE(::pipe2(both.data(), O_CLOEXEC) == 0);
+    CHECK(offered(both[0], kind) == errc::unsupported);
+    CHECK(offered(both[1], kind) == errc::unsupported);
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, both.data()) == 0);
+    CHECK(offered(both[0], kind) == errc::unsupported);
+    CHECK(offered(both[1], kind) == errc::unsupported);
+    const int huge = ::memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB);
+    if (huge >= 0) CHECK(offered(huge, kind) == errc::unsupported);
+    test::wait_until(at.runtime, [&] { return test::segment_mappings() == mapped; });
+    test::wait_until(at.runtime, [&] { return test::open_descriptors() == descriptors; });
   }
 
   TEST_CASE("handles that nobody asked for are closed") {
