@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -74,7 +75,8 @@ struct host {
                 unsigned threads = 2)
       : guard(60s),
         runtime(test::config(threads, log)),
-        listener(hawser::listen(runtime, scheme + (place / "s"), {.link = options})) {}
+        listener(hawser::listen(runtime, scheme + (place / "s"),
+                                {.link = options, .max_links_per_user = 10'000})) {}
 
   void connect(const hawser::link_options& options, std::string uri = {}) {
     if (uri.empty()) uri = listener.uri();
@@ -479,6 +481,63 @@ TEST_SUITE("link_memory") {
     if (huge >= 0) CHECK(offered(huge, kind) == errc::unsupported);
     test::wait_until(at.runtime, [&] { return test::segment_mappings() == mapped; });
     test::wait_until(at.runtime, [&] { return test::open_descriptors() == descriptors; });
+  }
+
+  // Goal: nothing lost or reordered, and the slowest client at least half as fast as the one in the
+  // middle. Method: counts at the moment when the first has all its answers; no clock.
+  TEST_CASE("many clients of one server share memory with it, and none is left behind") {
+    const char* const wanted = std::getenv("HAWSER_CLIENTS");
+    const auto most = wanted == nullptr ? 128 : std::strtoul(wanted, nullptr, 10);
+    for (const std::size_t many : {std::size_t{32}, std::size_t{most}}) {
+      CAPTURE(many);
+      constexpr std::uint64_t rounds = 100;
+      host at("shm:");
+      hawser::link_options options;
+      options.ring_bytes.fill(page);
+      std::vector<hawser::link> clients;
+      std::vector<hawser::link> servers;
+      for (std::size_t i = 0; i < many; ++i) {
+        at.connect(options);
+        clients.push_back(std::move(at.client));
+        servers.push_back(std::move(at.server));
+      }
+      CHECK(test::segment_mappings() == 2 * many);
+
+      std::vector<std::atomic<std::uint64_t>> answered(many);
+      std::vector<std::uint64_t> first_done;
+      std::atomic<bool> done{false};
+      const auto echo = [](hawser::link from, hawser::priority kind) -> task<void> {
+        while (auto message = co_await from.at(kind).recv()) {
+          co_await from.at(kind).send(std::move(*message));
+        }
+      };
+      const auto ask = [&](std::size_t who, hawser::priority kind) -> task<void> {
+        const hawser::link over = clients[who];
+        for (std::uint64_t i = 0; i < rounds; ++i) {
+          co_await over.at(kind).send(test::make_pattern(i + who, i * 37 % 600));
+          const auto answer = co_await over.at(kind).recv();
+          CHECK(answer.has_value());
+          if (!answer.has_value()) co_return;
+          CHECK(test::is_pattern(*answer, i + who, i * 37 % 600));
+          if (++answered[who] != kinds.size() * rounds || done.exchange(true)) continue;
+          for (const auto& each : answered) first_done.push_back(each.load());
+        }
+        co_await over.at(kind).finish();
+      };
+      hawser::run(at.runtime, [&](hawser::scope& all) -> task<void> {
+        for (std::size_t i = 0; i < many; ++i) {
+          for (const auto kind : kinds) {
+            all.spawn(echo(servers[i], kind));
+            all.spawn(ask(i, kind));
+          }
+        }
+        co_return;
+      });
+
+      REQUIRE(first_done.size() == many);
+      std::sort(first_done.begin(), first_done.end());
+      CHECK(2 * first_done.front() >= first_done[many / 2]);
+    }
   }
 
   TEST_CASE("handles that nobody asked for are closed") {
