@@ -280,7 +280,7 @@ class scene {
     bystanders_end_ = survivors_.size();
     descriptors_ = test::open_descriptors();
     mappings_ = test::segment_mappings();
-    CHECK(mappings_ == 2);
+    CHECK(mappings_ == 6);  // the rings, and both halves of the arena
   }
 
   [[nodiscard]] orders to_connect(bool shm) const {

@@ -106,7 +106,7 @@ void link_core::pipe::start(platform::native_handle socket) {
   socket_ = socket;
   tuned_ = index_ != 0;
   if (tuned_) tune();
-  writing_ = closing_ = reading_ = false;
+  writing_ = closing_ = reading_ = deaf_ = false;
   stream_ = owner_->home_.reactor().open(socket, *this);
   owner_->open_pipes_ |= 1U << index_;
   owner_->sockets_.fetch_add(1, std::memory_order_relaxed);
@@ -118,7 +118,7 @@ void link_core::pipe::start(std::unique_ptr<shm::ring_stream> ring) noexcept {
   ring_ = ring.get();
   socket_ = platform::no_handle;
   tuned_ = true;
-  writing_ = closing_ = reading_ = false;
+  writing_ = closing_ = reading_ = deaf_ = false;
   stream_ = std::move(ring);
   owner_->open_pipes_ |= 1U << index_;
 }
@@ -195,9 +195,14 @@ void link_core::pipe::on_end(std::error_code why) noexcept {
 }
 
 void link_core::pipe::on_written(std::error_code error) noexcept {
+  // Who cannot write any more may still read: a peer that died has left what it had said.
+  if (error && !owner_->machine_.ended()) {
+    deaf_ = true;
+    owner_->machine_.pipe_deaf(index_, error, owner_->home_.now());
+    return owner_->dispatch();
+  }
   writing_ = false;
   if (error) {
-    owner_->machine_.pipe_ended(index_, error);
     close();
   } else {
     owner_->machine_.written(index_);
@@ -359,7 +364,7 @@ void link_core::open_ring(std::size_t channel) {
     throw std::system_error(error, "shared memory: cannot reserve");
   }
   pipes_[channel].start(port_->open(channel, pipes_[channel]));
-  machine_.attached(channel);
+  machine_.attached(channel, true);
   touch();
 }
 
@@ -372,7 +377,7 @@ void link_core::see_moved(unsigned channels) noexcept {
     if (!in.open()) {
       try {
         in.start(port_->open(channel, in));
-        machine_.attached(channel);
+        machine_.attached(channel, true);
       } catch (const std::bad_alloc&) {
         return machine_.fail(errc::resource_exhausted, "no memory for a ring");
       }
@@ -384,13 +389,22 @@ void link_core::see_moved(unsigned channels) noexcept {
 
 // While the peer's MOVED is still in pipe 0, so is what it had said before; if it is dead, that
 // pipe ends, too, and is read to its end first.
+//
+// A server that was not asked to move yet may have a client that could not share, and lives: it
+// goes on over its sockets. A client has moved by itself, and nobody wakes it any more.
 void link_core::on_port_lost(std::error_code why) noexcept {
-  if (!pipes_[wire::shared_main].reading()) return;
-  machine_.pipe_ended(wire::shared_main, why);
+  if (pipes_[wire::shared_main].reading()) {
+    machine_.pipe_ended(wire::shared_main, why);
+  } else if (registry_ == nullptr) {
+    machine_.pipe_deaf(wire::shared_main, why, home_.now());
+  } else {
+    port_lost_ = true;
+  }
   dispatch();
 }
 
 void link_core::drop_port() noexcept {
+  port_lost_ = false;
   if (port_ != nullptr) shm::port::abandon(std::exchange(port_, nullptr));
   if (arena_ == nullptr) return;
   machine_.lend_from(nullptr);

@@ -184,7 +184,9 @@ class link_core final : public component, private shm::port_events, private shm:
   [[nodiscard]] bool is_sharing_settled() const noexcept {
     return machine_.shares() || !machine_.may_share() || !unshared_because_.empty();
   }
-  [[nodiscard]] link_road road() const { return {machine_.shares(), unshared_because_}; }
+  [[nodiscard]] link_road road() const {
+    return {machine_.shares() && !port_lost_, unshared_because_};
+  }
   /// Something may be ready to write: it leaves at the end of this turn.
   void touch() noexcept {
     if (!flush_queued_) queue_flush();
@@ -245,7 +247,7 @@ class link_core final : public component, private shm::port_events, private shm:
     }
     [[nodiscard]] bool open() const noexcept { return stream_ != nullptr; }
     [[nodiscard]] bool usable() const noexcept { return stream_ != nullptr && !closing_; }
-    [[nodiscard]] bool writing() const noexcept { return writing_; }
+    [[nodiscard]] bool writing() const noexcept { return writing_ && !deaf_; }
     [[nodiscard]] bool wants_flush() const noexcept {
       return usable() && !writing_ && owner_->machine_.has_output(index_);
     }
@@ -281,6 +283,7 @@ class link_core final : public component, private shm::port_events, private shm:
     bool writing_ = false;
     bool closing_ = false;
     bool reading_ = false;
+    bool deaf_ = false;  // the peer takes nothing more
   };
   struct link_timer : timer {
     link_timer(link_core& by, function action) noexcept : timer(action), owner(by) {}
@@ -364,6 +367,7 @@ class link_core final : public component, private shm::port_events, private shm:
   std::string unshared_because_;
   shm::port* port_ = nullptr;
   shm::arena* arena_ = nullptr;
+  bool port_lost_ = false;  // before the client has moved there
   link_work flush_work_;
   bool flush_queued_ = false;
   bool dispatching_ = false;

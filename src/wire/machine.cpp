@@ -12,6 +12,8 @@ namespace {
 constexpr auto ping_gap_usual = std::chrono::seconds(5);
 constexpr auto ping_gap_min = std::chrono::milliseconds(5);  // however often a peer says it pings
 constexpr unsigned ping_strikes_max = 2;
+// What has arrived is read at once; this is for a peer that lives, and only does not listen.
+constexpr auto last_words_time = std::chrono::milliseconds(200);
 constexpr unsigned unknown_kinds_max = 16;
 
 std::string peer_said(std::string_view what, const std::error_code& code, std::string_view text) {
@@ -168,6 +170,14 @@ void machine::pipe_ended(std::size_t pipe, std::error_code why) noexcept {
   }
 }
 
+void machine::pipe_deaf(std::size_t pipe, std::error_code why, clock::time_point now) noexcept {
+  if (deaf_deadline_ != clock::time_point::max()) return;
+  deaf_deadline_ = now + last_words_time;
+  deaf_pipe_ = pipe;
+  deaf_because_ = why;
+  happened_.sooner = true;
+}
+
 void machine::handle_close(const wire::closing& from) {
   if (from.code != 0) {
     const errc code = known_code(from.code);
@@ -209,18 +219,25 @@ void machine::check_closed() {
 clock::time_point machine::next_deadline() const noexcept {
   if (ended()) return clock::time_point::max();
   if (offline_) {
-    return greeting_ ? std::min(handshake_deadline_, offline_deadline_) : offline_deadline_;
+    return std::min(deaf_deadline_, greeting_ ? std::min(handshake_deadline_, offline_deadline_)
+                                              : offline_deadline_);
   }
-  if (!established_) return handshake_deadline_;
-  if (said_all()) return close_deadline_;
+  if (!established_) return std::min(handshake_deadline_, deaf_deadline_);
+  const auto latest = std::min(close_deadline_, deaf_deadline_);
+  if (said_all()) return latest;
   const auto silence =
       ping_pending_ ? ping_sent_ + local_.keepalive_timeout : last_heard_ + local_.keepalive;
-  return std::min(silence, close_deadline_);
+  return std::min(silence, latest);
 }
 
 void machine::tick(clock::time_point now) noexcept {
   now_ = now;
   if (ended()) return;
+  if (now >= deaf_deadline_) {
+    deaf_deadline_ = clock::time_point::max();
+    pipe_ended(deaf_pipe_, deaf_because_);
+    if (ended()) return;
+  }
   if (offline_) return tick_offline();
   if (!established_) {
     if (now >= handshake_deadline_) fail(errc::timed_out, "no answer to the hello");

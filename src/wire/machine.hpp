@@ -123,6 +123,9 @@ class machine {
   [[nodiscard]] std::span<std::byte> direct_space(std::size_t pipe) noexcept;
   void receive_direct(std::size_t pipe, std::size_t bytes, clock::time_point now) noexcept;
   void pipe_ended(std::size_t pipe, std::error_code why) noexcept;
+  /// Nothing more can be written there. What the peer had said before may still be read: the pipe
+  /// ends by itself soon, and if not, it is ended.
+  void pipe_deaf(std::size_t pipe, std::error_code why, clock::time_point now) noexcept;
   /// Call at next_deadline() or later.
   void tick(clock::time_point now) noexcept;
   [[nodiscard]] clock::time_point next_deadline() const noexcept;
@@ -176,8 +179,8 @@ class machine {
 
   // ---- pipes -----------------------------------------------------------------------------
 
-  /// `channel` has a pipe of its own from now on, with the channel's number.
-  void attached(std::size_t channel) noexcept;
+  /// `channel` has a pipe of its own from now on, with the channel's number: a socket or a ring.
+  void attached(std::size_t channel, bool is_ring = false) noexcept;
   [[nodiscard]] bool attach_allowed(std::size_t channel) const noexcept;
   [[nodiscard]] unsigned pipes() const noexcept;
   /// The pipe that frames about the link ride on, and all channels without a pipe of their own.
@@ -199,7 +202,7 @@ class machine {
   /// The channel rides on a ring, so that the other side can read what is lent for it.
   [[nodiscard]] bool lends(std::size_t channel) const noexcept {
     const std::size_t pipe = tx_channel_[channel].pipe;
-    return lender_ != nullptr && (pipe == shared_main || (pipe != 0 && shared_));
+    return lender_ != nullptr && (rings_ & 1U << pipe) != 0;
   }
   /// A borrowed payload was let go.
   void give_back(std::uint64_t at) noexcept;
@@ -668,6 +671,7 @@ class machine {
   bool may_share_ = false;
   bool may_lend_ = false;
   bool shared_ = false;
+  unsigned rings_ = 1U << shared_main;  // bit per pipe that is no socket
   bool main_move_wanted_ = false;
   bool main_moving_ = false;  // MOVED is in pipe 0, not with the system yet
   std::uint64_t main_move_position_ = 0;
@@ -691,6 +695,9 @@ class machine {
   unsigned unknown_kinds_answered_ = 0;
   clock::time_point handshake_deadline_;
   clock::time_point close_deadline_ = clock::time_point::max();
+  clock::time_point deaf_deadline_ = clock::time_point::max();
+  std::size_t deaf_pipe_ = 0;
+  std::error_code deaf_because_;
 };
 
 inline void machine::frame_plain(tx_lane& to, std::span<const std::byte> bytes,

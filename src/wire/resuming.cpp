@@ -62,6 +62,7 @@ void machine::leave_connection(clock::time_point now) noexcept {
 
 // All channels are on pipe 0 again, and nothing is in it.
 void machine::leave_pipes() noexcept {
+  deaf_deadline_ = clock::time_point::max();
   std::size_t waiting = 0;
   for (auto& lane : tx_) waiting += lane.backlog.size();
   for (auto& pipe : out_) {
@@ -81,6 +82,7 @@ void machine::leave_pipes() noexcept {
   tx_main_ = rx_main_ = 0;
   may_share_ = may_lend_ = shared_ = main_move_wanted_ = main_moving_ = false;
   lender_ = nullptr;
+  rings_ = 1U << shared_main;
   returns_due_.clear();
   for (auto& pipe : in_) {
     if (pipe.streaming) rx_[lane_of(pipe.stream_header)].released += pipe.stream_cost;

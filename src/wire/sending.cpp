@@ -803,7 +803,8 @@ bool machine::finished(std::size_t channel) const noexcept {
   return tx_channel_[channel].finished;
 }
 
-void machine::attached(std::size_t channel) noexcept {
+void machine::attached(std::size_t channel, bool is_ring) noexcept {
+  if (is_ring) rings_ |= 1U << channel;
   pipe_open_[channel] = true;
   tx_channel_[channel].move_wanted = true;
   unsaid_ = true;
