@@ -6,8 +6,11 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstring>
 #include <functional>
+#include <numeric>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -338,7 +341,7 @@ task<void> lend_bulk(hawser::channel& channel, client_seat& seat) {
   while (const auto count = seat.next_round()) {
     for (std::uint64_t i = 1; i <= count; ++i) {
       hawser::buffer lent = co_await channel.loan(bench::bulk_bytes);
-      std::ranges::copy(content.bytes(), lent.data());
+      std::memcpy(lent.data(), content.data(), content.size());
       bench::write_note(lent.bytes(), {0, i == count ? 1U : 0U});
       co_await channel.send(std::move(lent));
     }
@@ -347,14 +350,22 @@ task<void> lend_bulk(hawser::channel& channel, client_seat& seat) {
   }
 }
 
+// As fast as memory is read: no sum waits for another.
+std::uint64_t sum_of(std::span<const std::uint64_t> numbers) {
+  std::array<std::uint64_t, 8> sums{};
+  for (std::size_t i = 0; i < numbers.size(); i += sums.size()) {
+    for (std::size_t j = 0; j < sums.size(); ++j) sums[j] += numbers[i + j];
+  }
+  return std::accumulate(sums.begin(), sums.end(), std::uint64_t{0});
+}
+
 task<void> read_bulk(hawser::channel& channel) {
   small_message reply{};
   bench::tally tally;
   while (const auto message = co_await channel.recv()) {
-    std::uint64_t sum = 0;
-    for (const auto number : message->as<std::uint64_t>()) sum += number;
     const note read = bench::note_in(message->bytes());
-    if (sum != read.number + read.last) throw std::runtime_error("other bytes than were written");
+    if (sum_of(message->as<std::uint64_t>()) != read.number + read.last)
+      throw std::runtime_error("other bytes than were written");
     const auto answer = tally.add(read);
     if (answer) co_await send(channel, reply, *answer);
   }

@@ -105,7 +105,7 @@ class shared {
 };
 
 void bind_to(std::size_t which) {
-  const auto cores = bench::allowed_cores();
+  static const auto cores = bench::allowed_cores();  // before any binding
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(static_cast<unsigned>(cores[which % cores.size()]), &set);
@@ -494,7 +494,7 @@ std::vector<sample> pipe_rtt(const run_plan& plan) {
 }
 
 // Two words, and nothing but sleep and wake.
-std::vector<sample> futex_rtt(const run_plan& plan) {
+std::vector<sample> futex_rtt(const run_plan& plan, bool one_core) {
   struct words {
     alignas(128) std::atomic<std::uint32_t> there{0};
     alignas(128) std::atomic<std::uint32_t> back{0};
@@ -508,6 +508,7 @@ std::vector<sample> futex_rtt(const run_plan& plan) {
     platform::wake_one(word);
   };
   const child peer([&] {
+    if (one_core) bind_to(0);
     for (std::uint32_t seen = 0;; ++seen) {
       await(both->there, seen);
       bump(both->back);
@@ -645,7 +646,8 @@ int main(int argc, char** argv) {
   add(all, "shm_rtt", "two_cores", "stream", [](const run_plan& p) { return stream_rtt(p, true); });
   add(all, "shm_rtt", "two_cores", "stream_sleeping",
       [](const run_plan& p) { return stream_rtt(p, false); });
-  add(all, "shm_rtt", "two_cores", "futex", futex_rtt);
+  add(all, "shm_rtt", "two_cores", "futex", [](const run_plan& p) { return futex_rtt(p, false); });
+  add(all, "shm_rtt", "one_core", "futex", [](const run_plan& p) { return futex_rtt(p, true); });
   add(all, "shm_rtt", "two_cores", "pipe", pipe_rtt);
   add(all, "shm_copy_1mib", "chunks64k", "bare", copy_in_chunks);
   add(all, "shm_stop", "pool", "stream", stop_pool);

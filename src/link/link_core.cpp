@@ -515,6 +515,7 @@ void link_core::dispatch_rare(const wire::happenings& now) noexcept {
     if (!attach_timer_.armed()) home_.arm(attach_timer_, home_.now() + attach_pause);
   }
   if (now.moved != 0) see_moved(now.moved);
+  if (now.in_memory) channel_core::retry(sharers);
   if (now.established && close_wanted_) close();
   if (now.established || now.broken || now.ended) {
     note_change();

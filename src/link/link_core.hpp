@@ -180,9 +180,9 @@ class link_core final : public component, private shm::port_events, private shm:
   void share_failed(std::string_view why) noexcept;
   /// Offers a segment, now if it may be, and otherwise as soon as there is traffic.
   void consider_sharing(bool now) noexcept;
-  /// Memory is shared, or will not be in this connection.
+  /// What is sent crosses shared memory, or will not in this connection.
   [[nodiscard]] bool is_sharing_settled() const noexcept {
-    return machine_.shares() || !machine_.may_share() || !unshared_because_.empty();
+    return machine_.in_memory() || !machine_.may_share() || !unshared_because_.empty();
   }
   [[nodiscard]] link_road road() const {
     return {machine_.shares() && !port_lost_, unshared_because_};

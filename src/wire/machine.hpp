@@ -57,13 +57,14 @@ struct happenings {
   bool broken = false;  ///< the connection is gone, the link is not: close the pipes
   bool ended = false;
   bool sooner = false;  ///< next_deadline() may have come nearer
+  bool in_memory = false;  ///< what rode on pipe 0 rides on shared_main
 
   [[nodiscard]] bool any() const noexcept {
     return (readable | writable | flushed) != 0 || any_rare();
   }
   /// Something that does not happen with every message.
   [[nodiscard]] bool any_rare() const noexcept {
-    return (attach_wanted | moved) != 0 || established || broken || ended || sooner;
+    return (attach_wanted | moved) != 0 || established || broken || ended || sooner || in_memory;
   }
 };
 
@@ -193,6 +194,8 @@ class machine {
   /// from when on to read one.
   void shared() noexcept;
   [[nodiscard]] bool shares() const noexcept { return shared_; }
+  /// And what this side says goes there.
+  [[nodiscard]] bool in_memory() const noexcept { return tx_main_ == shared_main && !main_moving_; }
   /// Both sides are willing to lend each other payloads.
   [[nodiscard]] bool may_lend() const noexcept { return may_lend_; }
   /// Where they lie from now on; until the connection is left, or null takes it away.

@@ -509,6 +509,7 @@ void machine::finish_main_move() noexcept {
   }
   unsaid_ = true;
   happened_.writable = (1U << channel_count) - 1;
+  happened_.in_memory = true;
 }
 
 void machine::drop_pieces(tx_pipe& pipe) noexcept {
