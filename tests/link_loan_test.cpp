@@ -152,6 +152,7 @@ TEST_SUITE("link_loan") {
       co_await settle(ends);
       auto& bulk = ends.client.bulk();
       buffer most = co_await written(bulk, 1, small_arena - 4096);
+      CHECK(ends.client.road().lent_bytes == small_arena - 4096);
       co_await bulk.send(std::move(most));
       const auto in_vain = co_await hawser::as_result(hawser::timeout(1ms, bulk.loan(8192)));
       REQUIRE_FALSE(in_vain.has_value());

@@ -294,6 +294,11 @@ TEST_SUITE("link_memory") {
         at.exchange();
         CHECK(at.client.sockets() == 1);
         CHECK(at.server.sockets() == 1);
+        for (const auto& side : {at.client, at.server}) {
+          const auto road = at.road_of(side);
+          CHECK(road.wakeups_sent + road.wakeups_spared > 0);
+          if (ring == page) CHECK(road.full_stalls > 0);
+        }
         hawser::sync_wait(at.runtime, at.client.close());
         CHECK(end_of(at, at.server) == errc::closed);
         for (const auto kind : kinds) {

@@ -111,10 +111,14 @@ struct channel_counts {
   std::uint64_t missed = 0;    ///< lost on the way to us, as the peer says
 };
 
-/// What the messages of a link cross.
+/// What the messages of a link cross, and what that has cost since it was so.
 struct link_road {
   bool shared_memory = false;
   std::string why_not;  ///< where it was wanted and could not be had
+  std::uint64_t wakeups_sent = 0;    ///< system calls to wake the peer
+  std::uint64_t wakeups_spared = 0;  ///< publications that found it awake
+  std::uint64_t full_stalls = 0;     ///< writes that had to wait for room in a ring
+  std::size_t lent_bytes = 0;        ///< of our arena: with the peer, or not sent yet
 };
 
 /// One of the four flow-controlled message queues of a link.

@@ -358,6 +358,17 @@ void link_core::share_failed(std::string_view why) noexcept {
   if (machine_.ended()) try_inert();
 }
 
+link_road link_core::road() const {
+  link_road now{.shared_memory = machine_.shares() && !port_lost_, .why_not = unshared_because_};
+  if (port_ != nullptr) {
+    now.wakeups_sent = port_->counted().wakeups_sent;
+    now.wakeups_spared = port_->counted().wakeups_spared;
+    now.full_stalls = port_->counted().full_stalls;
+  }
+  if (arena_ != nullptr) now.lent_bytes = arena_->lent_bytes();
+  return now;
+}
+
 // Errors: throws what keeps the channel where it is.
 void link_core::open_ring(std::size_t channel) {
   if (const std::error_code error = port_->reserve(channel)) {

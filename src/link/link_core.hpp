@@ -184,9 +184,7 @@ class link_core final : public component, private shm::port_events, private shm:
   [[nodiscard]] bool is_sharing_settled() const noexcept {
     return machine_.in_memory() || !machine_.may_share() || !unshared_because_.empty();
   }
-  [[nodiscard]] link_road road() const {
-    return {machine_.shares() && !port_lost_, unshared_because_};
-  }
+  [[nodiscard]] link_road road() const;
   /// Something may be ready to write: it leaves at the end of this turn.
   void touch() noexcept {
     if (!flush_queued_) queue_flush();

@@ -117,6 +117,9 @@ class arena final : public detail::block_owner, public detail::lender {
   [[nodiscard]] shared_buffer borrow(std::uint64_t at, std::uint64_t bytes) override;
   void shed() noexcept override;
 
+  [[nodiscard]] std::size_t lent_bytes() const noexcept {
+    return granules_.taken() * granule_bytes;
+  }
   /// What was let go of elsewhere.
   void collect() noexcept;
 

@@ -90,7 +90,11 @@ void port::stir() noexcept {
 
 void port::wake_peer() noexcept {
   barriers_.between_publish_and_look();
-  if (!peers_bell_.ring()) return;
+  if (!peers_bell_.ring()) {
+    ++counted_.wakeups_spared;
+    return;
+  }
+  ++counted_.wakeups_sent;
   if (segment_.state_of(other(own_)).woken_by_word.load(std::memory_order_relaxed) == 1) {
     platform::wake_one(peers_bell_.word());
     return;

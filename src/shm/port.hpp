@@ -52,6 +52,12 @@ class port final : public detail::memory_source {
   /// Shape:  one for each channel at a time; it goes before the port does.
   /// Errors: throws std::bad_alloc.
   [[nodiscard]] std::unique_ptr<ring_stream> open(std::size_t channel, stream_events& owner);
+  struct figures {
+    std::uint64_t wakeups_sent = 0;
+    std::uint64_t wakeups_spared = 0;
+    std::uint64_t full_stalls = 0;
+  };
+  [[nodiscard]] const figures& counted() const noexcept { return counted_; }
   [[nodiscard]] std::error_code reserve(std::size_t channel) noexcept {
     return segment_.reserve(channel);
   }
@@ -97,6 +103,7 @@ class port final : public detail::memory_source {
   bell<> bell_;
   bell<> peers_bell_;
   barriers barriers_;
+  figures counted_;
   std::array<ring_stream*, ring_count> streams_{};
   wait word_wait_;       // to be woken
   wait socket_wait_;     // likewise, or for the end of the peer

@@ -80,6 +80,7 @@ bool ring_stream::write(std::span<const platform::io_slice> slices, notice /*whe
   left_ = 0;
   for (const platform::io_slice& each : slices) left_ += each.size;
   blocked_ = !put();
+  if (blocked_) ++port_.counted_.full_stalls;
   return !blocked_;
 }
 
