@@ -637,10 +637,12 @@ TEST_SUITE("memory_death") {
   TEST_CASE("a process that dies at any instruction of a link leaves whole messages") {
     scene here(3600s, false);
     // What comes behind so many messages is small, or several records.
-    for (const auto& [rounds, alone] : {std::pair{5U, false}, {11U, false}, {11U, true}}) {
+    for (const auto& each : {std::pair{5U, false}, {11U, false}, {11U, true}}) {
+      const unsigned rounds = each.first;
+      const bool alone = each.second;
       CAPTURE(rounds);
       CAPTURE(alone);
-      at_every_instruction(link_points, [&, rounds = rounds, alone = alone](std::uint64_t n) {
+      at_every_instruction(link_points, [&, rounds, alone](std::uint64_t n) {
         CAPTURE(n);
         here.begin();
         test::process child("dies over shared memory", here.to_be_stepped(rounds, alone).text());
