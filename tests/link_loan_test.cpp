@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstring>
 #include <deque>
-#include <fstream>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -16,6 +15,7 @@
 #include "support/config.hpp"
 #include "support/environment.hpp"
 #include "support/links.hpp"
+#include "support/mappings.hpp"
 #include "support/watchdog.hpp"
 
 namespace {
@@ -240,10 +240,7 @@ TEST_SUITE("link_loan") {
     CHECK(kept.is_borrowed());
     kept = {};
     unsent = {};
-    std::ifstream maps("/proc/self/maps");
-    for (std::string line; std::getline(maps, line);) {
-      CHECK(line.find("memfd:hawser") == std::string::npos);
-    }
+    CHECK(test::segment_mappings() == 0);
   }
 
   TEST_CASE("either side may do without") {

@@ -9,7 +9,6 @@
 #include <array>
 #include <atomic>
 #include <cstring>
-#include <fstream>
 #include <optional>
 #include <random>
 #include <string>
@@ -21,6 +20,7 @@
 #include "support/config.hpp"
 #include "support/environment.hpp"
 #include "support/links.hpp"
+#include "support/mappings.hpp"
 #include "support/watchdog.hpp"
 
 namespace {
@@ -275,10 +275,7 @@ TEST_SUITE("shm_arena") {
       lent.reset();
       unsent = {};
     });
-    std::ifstream maps("/proc/self/maps");
-    for (std::string line; std::getline(maps, line);) {
-      CHECK(line.find("memfd:hawser") == std::string::npos);
-    }
+    CHECK(test::segment_mappings() == 0);
   }
 
   TEST_CASE("an arena of another size than was said is refused") {

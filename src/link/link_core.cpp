@@ -241,8 +241,12 @@ bool link_core::adopt_registry(std::shared_ptr<link_registry> registry, std::uin
 
 void link_core::on_attach_timer(timer& entry) noexcept {
   link_core& self = static_cast<link_timer&>(entry).owner;
-  for (unsigned left = std::exchange(self.attach_wanted_, 0U); left != 0; left &= left - 1) {
-    self.start_attach(static_cast<std::size_t>(std::countr_zero(left)));
+  self.start_attaches(std::exchange(self.attach_wanted_, 0U));
+}
+
+void link_core::start_attaches(unsigned channels) noexcept {
+  for (; channels != 0; channels &= channels - 1) {
+    start_attach(static_cast<std::size_t>(std::countr_zero(channels)));
   }
 }
 
@@ -333,9 +337,7 @@ void link_core::share(shm::segment mapped, shm::arena_memory loans, shm::side ow
   pipes_[wire::shared_main].start(std::move(ring));
   machine_.shared();
   machine_.lend_from(arena_);
-  for (unsigned left = std::exchange(attach_later_, 0U); left != 0; left &= left - 1) {
-    start_attach(static_cast<std::size_t>(std::countr_zero(left)));
-  }
+  start_attaches(std::exchange(attach_later_, 0U));
   dispatch();
   channel_core::retry(sharers);
   touch();
@@ -351,9 +353,7 @@ void link_core::share_failed(std::string_view why) noexcept {
   home_.runtime().log(log_level::info, "link", [&] {
     return "link to " + origin_.peer + " goes on over sockets: " + unshared_because_;
   });
-  for (unsigned left = std::exchange(attach_later_, 0U); left != 0; left &= left - 1) {
-    start_attach(static_cast<std::size_t>(std::countr_zero(left)));
-  }
+  start_attaches(std::exchange(attach_later_, 0U));
   channel_core::retry(sharers);
   if (machine_.ended()) try_inert();
 }

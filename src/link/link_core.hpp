@@ -329,6 +329,7 @@ class link_core final : public component, private shm::port_events, private shm:
   void rearm() noexcept;
   void try_inert() noexcept;
   void start_attach(std::size_t channel) noexcept;
+  void start_attaches(unsigned channels) noexcept;  // bit per channel
   [[nodiscard]] bool may_still_share() const noexcept {
     return machine_.may_share() && unshared_because_.empty();
   }

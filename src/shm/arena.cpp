@@ -6,6 +6,7 @@
 
 #include "core/current_executor.hpp"
 #include "hawser/errc.hpp"
+#include "shm/handle_owner.hpp"
 
 namespace hawser::shm {
 namespace {
@@ -22,13 +23,10 @@ std::uint32_t granules_of(std::size_t bytes) noexcept {
 // ---- the memory -----------------------------------------------------------------------------
 
 arena_memory arena_memory::create(std::size_t bytes_a_side) {
-  const platform::native_handle made = platform::create_memory(2 * bytes_a_side);
-  try {
-    return {made, bytes_a_side, side::client};
-  } catch (...) {
-    platform::release_handle(made);
-    throw;
-  }
+  handle_owner memory(platform::create_memory(2 * bytes_a_side));
+  arena_memory made(memory.get(), bytes_a_side, side::client);
+  static_cast<void>(memory.give());
+  return made;
 }
 
 arena_memory arena_memory::adopt(platform::native_handle& memory, std::size_t bytes_a_side) {

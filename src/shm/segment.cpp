@@ -6,24 +6,10 @@
 #include <string>
 
 #include "hawser/errc.hpp"
+#include "shm/handle_owner.hpp"
 
 namespace hawser::shm {
 namespace {
-
-class handle_owner {
- public:
-  explicit handle_owner(platform::native_handle handle) noexcept : handle_(handle) {}
-  handle_owner(const handle_owner&) = delete;
-  handle_owner& operator=(const handle_owner&) = delete;
-  ~handle_owner() { platform::release_handle(handle_); }
-  [[nodiscard]] platform::native_handle get() const noexcept { return handle_; }
-  [[nodiscard]] platform::native_handle give() noexcept {
-    return std::exchange(handle_, platform::no_handle);
-  }
-
- private:
-  platform::native_handle handle_;
-};
 
 void reserve_or_throw(platform::native_handle memory, std::size_t offset, std::size_t bytes) {
   const std::error_code error = platform::reserve_memory(memory, offset, bytes);
