@@ -17,21 +17,19 @@
 #include <vector>
 
 #include "hawser/hawser.hpp"
-#include "support/config.hpp"
 #include "support/environment.hpp"
-#include "support/links.hpp"
 #include "support/mappings.hpp"
-#include "support/watchdog.hpp"
+#include "support/on_worker.hpp"
 
 namespace {
 
-using namespace std::chrono_literals;
 using hawser::buffer;
 using hawser::shared_buffer;
 using hawser::shm::arena;
 using hawser::shm::arena_memory;
 using hawser::shm::buddies;
 using hawser::shm::granule_bytes;
+using test::on_worker;
 
 constexpr std::size_t smallest = hawser::shm::arena_bytes_min;
 
@@ -66,17 +64,6 @@ struct both {
   arena* client = nullptr;
   arena* server = nullptr;
 };
-
-// What an arena does it does on its home.
-template <class Body>
-void on_worker(Body body) {
-  const test::watchdog dog(60s);
-  hawser::runtime runtime(test::config(1));
-  hawser::run(runtime, [&]() -> hawser::task<void> {
-    body();
-    co_return;
-  });
-}
 
 buffer filled(buffer bytes, int value) {
   std::memset(bytes.data(), value, bytes.size());

@@ -13,9 +13,8 @@
 
 #include "hawser/hawser.hpp"
 #include "shm/arena.hpp"
-#include "support/config.hpp"
+#include "support/on_worker.hpp"
 #include "support/raw_peer.hpp"
-#include "support/watchdog.hpp"
 #include "wire/machine.hpp"
 
 namespace {
@@ -29,6 +28,7 @@ using hawser::wire::kind;
 using hawser::wire::verdict;
 using test::bytes;
 using test::bytes_of;
+using test::on_worker;
 using test::raw_peer;
 
 namespace platform = hawser::platform;
@@ -96,17 +96,6 @@ struct shared_peer final : shm::arena_events {
 
 bytes lent_frame(std::uint64_t at, std::uint64_t total, std::uint64_t flags = wire::flag::lent) {
   return test::data_frame({1, flags, 0, 0, total, at}, {});
-}
-
-// On a worker: arenas have a home.
-template <class Body>
-void on_worker(Body body) {
-  const test::watchdog dog(60s);
-  hawser::runtime runtime(test::config(1));
-  hawser::run(runtime, [&]() -> hawser::task<void> {
-    body();
-    co_return;
-  });
 }
 
 }  // namespace
