@@ -11,6 +11,7 @@
 #include "core/assert.hpp"
 #include "exec/runtime_core.hpp"
 #include "link/registry.hpp"
+#include "link/socket_owner.hpp"
 
 namespace hawser::detail {
 namespace {
@@ -327,9 +328,7 @@ void link_core::share(shm::segment mapped, shm::arena_memory loans, shm::side ow
     drop_port();
     return share_failed("no memory");
   }
-  const platform::io_slice whole{answer.data(), answer.size()};
-  std::error_code error;
-  if (!answer.empty() && platform::write_some(socket, {&whole, 1}, error) != answer.size()) {
+  if (!answer.empty() && !write_at_once(socket, answer)) {
     ring.reset();
     drop_port();
     return share_failed("the peer does not wait for an answer");

@@ -330,9 +330,7 @@ void listener_core::refuse(socket_owner socket, errc code, std::string_view text
   });
   try {
     const auto frame = wire::encode(wire::refusal{code, std::string(text)});
-    const platform::io_slice slice{frame.data(), frame.size()};
-    std::error_code ignored;
-    static_cast<void>(platform::write_some(socket.get(), {&slice, 1}, ignored));
+    static_cast<void>(write_at_once(socket.get(), frame));
   } catch (const std::bad_alloc&) {
     // hanging up says enough
   }
@@ -469,20 +467,12 @@ void listener_core::attach(link_core& core, attaching& wanted) noexcept {
                     "channel " + std::to_string(channel) + " cannot have another socket",
                     core.peer());
     }
-    if (!answer_attached(wanted.socket.get())) return;
+    if (!write_at_once(wanted.socket.get(), wire::encode_attached())) return;
   } catch (const std::bad_alloc&) {
     return;  // to the client it looks like a lost connection: the channel stays where it is
   }
   const auto taken = wanted.socket.give();
   if (!core.attach(channel, taken, wanted.rest)) platform::close(taken);
-}
-
-// Errors: throws std::bad_alloc.
-bool listener_core::answer_attached(platform::native_handle socket) {
-  const auto frame = wire::encode_attached();
-  const platform::io_slice slice{frame.data(), frame.size()};
-  std::error_code error;
-  return platform::write_some(socket, {&slice, 1}, error) == frame.size();
 }
 
 // ---- shared memory --------------------------------------------------------------------------

@@ -106,7 +106,6 @@ class listener_core final : public component,
   void attach(link_core& core, attaching& wanted) noexcept;
   void admit_share(socket_owner socket, const wire::share& offered, handle_owners handles);
   void share(link_core& core, sharing& offered) noexcept;
-  [[nodiscard]] static bool answer_attached(platform::native_handle socket);
   [[nodiscard]] bool shares_memory() const noexcept {
     return at_.scheme == scheme::unix_socket && options_.link.share_memory;
   }

@@ -1,11 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
+#include <span>
+#include <system_error>
 #include <utility>
 
 #include "os/platform.hpp"
 
 namespace hawser::detail {
+
+/// One attempt, for a frame that a socket without traffic takes as a whole. False: it did not.
+[[nodiscard]] inline bool write_at_once(platform::native_handle socket,
+                                        std::span<const std::byte> frame) noexcept {
+  const platform::io_slice whole{frame.data(), frame.size()};
+  std::error_code ignored;
+  return platform::write_some(socket, {&whole, 1}, ignored) == frame.size();
+}
 
 /// Closes its socket, unless somebody else has taken it.
 class socket_owner {
