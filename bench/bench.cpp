@@ -20,7 +20,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
-#include <filesystem>
 #include <optional>
 #include <stdexcept>
 #include <system_error>
@@ -74,32 +73,11 @@ extern "C" int accept(int listener, sockaddr* peer, socklen_t* size) {
 namespace bench {
 namespace {
 
-namespace fs = std::filesystem;
-
 [[noreturn]] void fail(const std::string& what) {
   throw std::system_error(errno, std::generic_category(), what);
 }
 
 // ---- processes --------------------------------------------------------------------------------
-
-/// A folder for the socket files of one run; gone with the object.
-class scratch_folder {
- public:
-  scratch_folder() : path_(fs::temp_directory_path() / "hawser-bench-XXXXXX") {
-    if (::mkdtemp(path_.data()) == nullptr) fail(path_);
-  }
-  ~scratch_folder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  scratch_folder(const scratch_folder&) = delete;
-  scratch_folder& operator=(const scratch_folder&) = delete;
-
-  [[nodiscard]] const std::string& path() const noexcept { return path_; }
-
- private:
-  std::string path_;
-};
 
 /// This program, executed again in the role of the server; ended with the object.
 class server_process {

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <stdexcept>
 #include <system_error>
 
@@ -15,6 +16,7 @@ namespace bench {
 namespace {
 
 using namespace std::chrono_literals;
+namespace fs = std::filesystem;
 
 // ---- the command line -------------------------------------------------------------------------
 
@@ -168,6 +170,17 @@ std::vector<int> allowed_cores() {
     if (CPU_ISSET(core, &allowed)) cores.push_back(core);
   }
   return cores;
+}
+
+scratch_folder::scratch_folder() : path_(fs::temp_directory_path() / "hawser-bench-XXXXXX") {
+  if (::mkdtemp(path_.data()) == nullptr) {
+    throw std::system_error(errno, std::generic_category(), path_);
+  }
+}
+
+scratch_folder::~scratch_folder() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
 }
 
 double positive_number(const char* text) {

@@ -74,6 +74,20 @@ class rounds {
 /// The cores on which this thread may run.
 [[nodiscard]] std::vector<int> allowed_cores();
 
+/// A folder for the socket files of one run; gone with the object.
+class scratch_folder {
+ public:
+  scratch_folder();
+  ~scratch_folder();
+  scratch_folder(const scratch_folder&) = delete;
+  scratch_folder& operator=(const scratch_folder&) = delete;
+
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+ private:
+  std::string path_;
+};
+
 /// Errors: throws if it is none.
 [[nodiscard]] double positive_number(const char* text);
 

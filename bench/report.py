@@ -52,6 +52,8 @@ QUESTIONS = {
     "idle_wake": "How long until a task begins that is posted to a pool that sleeps?",
     "shm_oneway": "How many 64-byte messages pass through shared memory, one at a time or 32?",
     "shm_rtt": "How long is 64 bytes there and back through shared memory, one in flight?",
+    "death": "How long until a process learns that the one at the other end was killed? "
+    "hawser_epoll: Asio's backend in both; floor: a poll() on a socket.",
     "shm_stop": "How long does a pool whose handlers wait take to stop?",
 }
 TITLES = {
