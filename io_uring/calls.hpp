@@ -12,11 +12,12 @@
 
 #include <fcntl.h>
 #include <liburing.h>
-#include <netdb.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
+#include <netdb.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -88,6 +89,8 @@ enum class site : std::uint8_t {
   eventfd,
   read_event,
   write_event,
+  epoll_create,
+  epoll_add,
   // Setting up a ring.
   ring_setup,
   ring_probe,
@@ -437,6 +440,19 @@ inline void shm_unlink(const char* name) noexcept {
 
 [[nodiscard]] inline int eventfd() noexcept {
   return attempt(site::eventfd, [] { return ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); });
+}
+
+[[nodiscard]] inline int epoll_create() noexcept {
+  return attempt(site::epoll_create, [] { return ::epoll_create1(EPOLL_CLOEXEC); });
+}
+
+/// What is added makes `set` readable while it is readable itself.
+[[nodiscard]] inline int epoll_add(int set, int added) noexcept {
+  return attempt(site::epoll_add, [&] {
+    epoll_event when{};
+    when.events = EPOLLIN;
+    return ::epoll_ctl(set, EPOLL_CTL_ADD, added, &when);
+  });
 }
 
 /// Its count is no longer needed.

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -51,6 +52,11 @@ std::error_code code_of(const auto& action) {
 
 bool closes_on_exec(native_handle handle) {
   return (::fcntl(static_cast<int>(handle), F_GETFD) & FD_CLOEXEC) != 0;
+}
+
+bool is_readable(native_handle handle) {
+  pollfd one{static_cast<int>(handle), POLLIN, 0};
+  return ::poll(&one, 1, 0) == 1;
 }
 
 bool never_blocks(native_handle handle) {
@@ -501,6 +507,27 @@ TEST_SUITE("platform") {
     for (const native_handle each : came.handles) platform::release_handle(each);
     for (const native_handle each : {one, other}) platform::close(each);
     platform::release_handle(memory);
+  }
+
+  TEST_CASE("who watches a socket sees what comes, and does not keep it open") {
+    const auto [ours, peers] = platform::socket_pair();
+    const native_handle watched = platform::watch_socket(ours);
+    CHECK(closes_on_exec(watched));
+    CHECK_FALSE(is_readable(watched));
+
+    std::error_code error;
+    std::array<std::byte, 4> bytes{};
+    const io_slice once{bytes.data(), 1};
+    CHECK(platform::write_some(peers, {&once, 1}, error) == 1);
+    CHECK(is_readable(watched));
+    CHECK(platform::read_some(ours, bytes, error) == 1);
+    CHECK_FALSE(is_readable(watched));
+
+    ::close(static_cast<int>(ours));  // without an end of the stream: as when a process dies
+    CHECK(platform::read_some(peers, bytes, error) == 0);
+    CHECK_FALSE(error);
+    platform::close(peers);
+    platform::release_handle(watched);
   }
 
   TEST_CASE("a word is slept on until it is woken, in another process as well") {

@@ -142,6 +142,12 @@ void unmap_memory(std::byte* first, std::size_t bytes) noexcept;
 void touch_memory(std::byte* first, std::size_t bytes) noexcept;
 /// False: the system does not use large pages for such memory.
 [[nodiscard]] bool use_huge_pages(std::byte* first, std::size_t bytes) noexcept;
+/// A handle that is readable while the socket is, to wait for in its place where the peer shall
+/// learn at once that this process has died: what a reactor waits for may stay open for a while
+/// after that, and a handle of this kind does not keep its socket. See release_handle().
+///
+/// Errors: throws std::system_error.
+[[nodiscard]] native_handle watch_socket(native_handle socket);
 /// Closes a handle that is no socket; no_handle: nothing to do.
 void release_handle(native_handle handle) noexcept;
 [[nodiscard]] std::size_t page_bytes() noexcept;

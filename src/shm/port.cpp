@@ -14,6 +14,7 @@ port::port(detail::worker& home, segment mapped, side own, platform::native_hand
       segment_(std::move(mapped)),
       own_(own),
       socket_(socket),
+      watched_(platform::watch_socket(socket)),
       owner_(owner),
       bell_(segment_.bell_of(own)),
       peers_bell_(segment_.bell_of(other(own))),
@@ -130,7 +131,7 @@ bool port::arm_word() noexcept {
 }
 
 void port::arm_socket() {
-  home_.reactor().wait(socket_, readiness::kind::readable, socket_wait_);
+  home_.reactor().wait(watched_.get(), readiness::kind::readable, socket_wait_);
   socket_wait_.armed = true;
 }
 

@@ -8,6 +8,7 @@
 #include "exec/memory_source.hpp"
 #include "exec/worker.hpp"
 #include "os/reactor.hpp"
+#include "shm/handle_owner.hpp"
 #include "shm/segment.hpp"
 
 namespace hawser::shm {
@@ -99,6 +100,7 @@ class port final : public detail::memory_source {
   segment segment_;
   const side own_;
   platform::native_handle socket_;
+  handle_owner watched_;  // the socket, in a way that ends with this process
   port_events& owner_;
   bell<> bell_;
   bell<> peers_bell_;

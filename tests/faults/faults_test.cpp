@@ -117,6 +117,8 @@ const std::vector<frailty>& frailties() {
       {site::eventfd, "eventfd", ring, opening},
       {site::read_event, "read of an event", ring, {EINTR, EAGAIN}},
       {site::write_event, "write to an event", ring, {EINTR}},
+      {site::epoll_create, "epoll_create", both, {EMFILE, ENFILE, ENOMEM}},
+      {site::epoll_add, "epoll_ctl", both, {ENOMEM, ENOSPC}},
       {site::ring_setup, "io_uring_setup", ring, {EPERM, ENOSYS, ENOMEM, EMFILE, EINVAL}},
       {site::ring_probe, "io_uring probe", ring, {ENOMEM}},
       {site::ring_register_buffers, "registering buffers", ring, {ENOMEM, EINVAL}},
