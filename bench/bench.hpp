@@ -110,6 +110,8 @@ using road_set = unsigned;
   return 1U << static_cast<unsigned>(via);
 }
 inline constexpr road_set sockets = only(road::tcp) | only(road::unix_socket);
+/// Beside shared memory a peer that has none is asked over its Unix sockets.
+inline constexpr road_set all_roads = sockets | only(road::shared_memory);
 
 /// How every message begins; what follows is padding.
 struct note {

@@ -301,16 +301,20 @@ void call_by_the_clock(client_seat& seat) {
 }
 
 constexpr std::array entries{
-    bench::entry{&bench::echo_rtt, "floor", serve_blocking_echo, call_blocking},
+    bench::entry{&bench::echo_rtt, "floor", serve_blocking_echo, call_blocking, 1,
+                 bench::all_roads},
     bench::entry{&bench::echo_rtt, "floor_spin", serve_spinning_echo, call_spinning, 2},
-    bench::entry{&bench::echo_rtt_sleeping, "floor", serve_blocking_echo, call_blocking, 2},
-    bench::entry{&bench::echo_rtt_one_core, "floor", serve_blocking_echo, call_blocking},
+    bench::entry{&bench::echo_rtt_sleeping, "floor", serve_blocking_echo, call_blocking, 2,
+                 bench::all_roads},
+    bench::entry{&bench::echo_rtt_one_core, "floor", serve_blocking_echo, call_blocking, 1,
+                 bench::all_roads},
     bench::entry{&bench::echo_throughput, "floor", serve_batching_echo<event_loop>,
-                 call_batching_echo<event_loop>},
+                 call_batching_echo<event_loop>, 1, bench::all_roads},
     bench::entry{&bench::echo_throughput, "floor_spin", serve_batching_echo<spinning_loop>,
                  call_batching_echo<spinning_loop>, 2},
-    bench::entry{&bench::oneway_throughput, "floor", serve_oneway, call_oneway},
-    bench::entry{&bench::bulk_1mib, "floor", serve_bulk, call_bulk},
+    bench::entry{&bench::oneway_throughput, "floor", serve_oneway, call_oneway, 1,
+                 bench::all_roads},
+    bench::entry{&bench::bulk_1mib, "floor", serve_bulk, call_bulk, 1, bench::all_roads},
     bench::entry{&bench::connect_reply, "floor", serve_connections, call_and_leave},
     bench::entry{&bench::load, "floor", serve_batching_echo<event_loop>, call_by_the_clock},
 };

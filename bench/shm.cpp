@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -427,9 +428,12 @@ std::vector<sample> stream_rtt(const run_plan& plan, bool spins) {
 
 // ---- others -----------------------------------------------------------------------------------
 
+/// One way, blocking: a pipe, or a pair of sockets that is used like one.
 struct pipe_pair {
-  pipe_pair() {
-    if (::pipe(ends.data()) != 0) throw std::runtime_error("pipe");
+  explicit pipe_pair(bool sockets) {
+    const int made =
+        sockets ? ::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()) : ::pipe(ends.data());
+    if (made != 0) throw std::runtime_error("pipe");
   }
   ~pipe_pair() {
     ::close(ends[0]);
@@ -452,8 +456,9 @@ struct pipe_pair {
 };
 
 // Writes of up to 4 KiB are whole, and so are reads of multiples of what was written.
+template <bool Sockets>
 std::vector<sample> pipe_oneway(const run_plan& plan, std::size_t batch) {
-  const pipe_pair pipe;
+  const pipe_pair pipe(Sockets);
   const shared<arrivals> arrived;
   const child peer([&] {
     checker check;
@@ -474,9 +479,10 @@ std::vector<sample> pipe_oneway(const run_plan& plan, std::size_t batch) {
   });
 }
 
+template <bool Sockets>
 std::vector<sample> pipe_rtt(const run_plan& plan) {
-  const pipe_pair there;
-  const pipe_pair back;
+  const pipe_pair there(Sockets);
+  const pipe_pair back(Sockets);
   const child peer([&] {
     message got{};
     for (;;) {
@@ -633,7 +639,8 @@ int main(int argc, char** argv) {
     };
     add(all, "shm_oneway", name, "bare", with(ring_oneway<rest::never>));
     add(all, "shm_oneway", name, "ring", with(ring_oneway<rest::sleeps>));
-    add(all, "shm_oneway", name, "pipe", with(pipe_oneway));
+    add(all, "shm_oneway", name, "pipe", with(pipe_oneway<false>));
+    add(all, "shm_oneway", name, "socket", with(pipe_oneway<true>));
     add(all, "shm_oneway", name, "stream",
         [batch](const run_plan& plan) { return stream_oneway(plan, batch, true); });
     add(all, "shm_oneway", name, "stream_uncounted",
@@ -648,7 +655,8 @@ int main(int argc, char** argv) {
       [](const run_plan& p) { return stream_rtt(p, false); });
   add(all, "shm_rtt", "two_cores", "futex", [](const run_plan& p) { return futex_rtt(p, false); });
   add(all, "shm_rtt", "one_core", "futex", [](const run_plan& p) { return futex_rtt(p, true); });
-  add(all, "shm_rtt", "two_cores", "pipe", pipe_rtt);
+  add(all, "shm_rtt", "two_cores", "pipe", pipe_rtt<false>);
+  add(all, "shm_rtt", "two_cores", "socket", pipe_rtt<true>);
   add(all, "shm_copy_1mib", "chunks64k", "bare", copy_in_chunks);
   add(all, "shm_stop", "pool", "stream", stop_pool);
   return bench::run_program(argc, argv, usage, all);

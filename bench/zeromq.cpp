@@ -351,11 +351,11 @@ void push_bulk(client_seat& seat) {
 }
 
 constexpr std::array entries{
-    bench::entry{&bench::echo_rtt, "zeromq", serve_replies, call_requests},
-    bench::entry{&bench::echo_throughput, "zeromq", serve_router, call_dealer},
+    bench::entry{&bench::echo_rtt, "zeromq", serve_replies, call_requests, 1, bench::all_roads},
+    bench::entry{&bench::echo_throughput, "zeromq", serve_router, call_dealer, 1, bench::all_roads},
     bench::entry{&bench::echo_32, "zeromq", serve_router, call_many},
-    bench::entry{&bench::oneway_throughput, "zeromq", serve_pull, call_push},
-    bench::entry{&bench::bulk_1mib, "zeromq", serve_pull, push_bulk},
+    bench::entry{&bench::oneway_throughput, "zeromq", serve_pull, call_push, 1, bench::all_roads},
+    bench::entry{&bench::bulk_1mib, "zeromq", serve_pull, push_bulk, 1, bench::all_roads},
     bench::entry{&bench::load, "zeromq", serve_router, call_by_the_clock},
 };
 
