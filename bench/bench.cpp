@@ -347,6 +347,7 @@ std::vector<sample> client_seat::samples() {
   if (records_times(asked_->asked)) {
     all.push_back({"p50", "us", percentile_us(times_, 0.50)});
     all.push_back({"p99", "us", percentile_us(times_, 0.99)});
+    all.push_back({"p99.9", "us", percentile_us(times_, 0.999)});
   }
   switch (asked_->asked) {
     case figure::round_trip:

@@ -59,6 +59,7 @@ QUESTIONS = {
 TITLES = {
     "p50": "Median",
     "p99": "99th percentile",
+    "p99.9": "99.9th percentile",
     "throughput": "Throughput",
     "bandwidth": "Bandwidth",
     "achieved": "Messages answered",

@@ -211,6 +211,7 @@ std::vector<sample> time_round_trips(const run_plan& plan, const child& peer, As
   }
   return {{"p50", "us", bench::percentile_us(times, 0.50)},
           {"p99", "us", bench::percentile_us(times, 0.99)},
+          {"p99.9", "us", bench::percentile_us(times, 0.999)},
           {"cpu_ns_per_message", "ns",
            static_cast<double>(cpu.count()) / static_cast<double>(times.size())}};
 }
