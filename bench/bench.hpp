@@ -98,6 +98,11 @@ inline constexpr question connect_reply{
 /// A round counts messages of 1 MiB; what is recorded are small ones that go there and back beside.
 inline constexpr question ping_beside_bulk{"ping_beside_bulk", figure::interference, bulk_bytes,
                                            16};
+/// What goes there and back on one connection, while `sockets_beside` others have messages too.
+inline constexpr question echo_rtt_beside_sockets{"echo_rtt_beside_sockets", figure::round_trip,
+                                                  small_bytes, 64};
+inline constexpr std::size_t sockets_beside = 100;
+inline constexpr std::chrono::milliseconds period_beside{1};  ///< from message to message of one
 /// An echo on one connection at the rate of `--rate`: see client_seat::schedule().
 inline constexpr question load{"load", figure::offered_load, small_bytes, 1};
 

@@ -486,9 +486,81 @@ task<void> ping_beside_bulk(client_seat& seat) {
   co_await link.close();
 }
 
+// ---- round trips beside sockets ---------------------------------------------------------------
+
+task<void> serve_memory_and_sockets(hawser::scope& clients, hawser::listener memory,
+                                    hawser::listener sockets) {
+  auto link = co_await memory.accept();
+  clients.serve(echo_link<rpc>(std::move(link)));
+  for (std::size_t i = 0; i < bench::sockets_beside; ++i) {
+    auto other = co_await sockets.accept();
+    clients.serve(echo_link<rpc>(std::move(other)));
+  }
+}
+
+void serve_both_roads(server_seat& seat) {
+  hawser::runtime runtime(config_of(waits::by_default));
+  auto memory = hawser::listen(runtime, address_of(seat));
+  auto sockets = hawser::listen(runtime, "unix:" + seat.unix_path() + "2?share_memory=0");
+  seat.announce(memory.uri() + " " + sockets.uri());
+  hawser::run(runtime, serve_memory_and_sockets, std::move(memory), std::move(sockets));
+}
+
+/// What is offered to many links until done.
+struct offered_beside {
+  bool done = false;
+  std::uint64_t answered = 0;
+};
+
+// Each is due by its own clock, and who is late goes on from there.
+task<void> offer_beside(hawser::channel& channel, std::size_t index, offered_beside& state) {
+  constexpr bench::clock::duration period = bench::period_beside;
+  small_message message{};
+  auto due = bench::clock::now() + period * index / bench::sockets_beside;
+  for (std::uint64_t number = 0; !state.done; ++number, due += period) {
+    co_await hawser::this_task::sleep_until(due);
+    co_await send(channel, message, {number, 0});
+    const auto answer = co_await channel.recv();
+    bench::expect_number(number, note_of(answer).number);
+    ++state.answered;
+  }
+}
+
+task<void> time_beside(hawser::channel& channel, client_seat& seat, offered_beside& state) {
+  co_await time_round_trips(channel, seat);
+  state.done = true;
+}
+
+task<void> ping_beside_sockets(client_seat& seat) {
+  const auto& both = seat.address();
+  const auto space = both.find(' ');
+  const auto link = co_await hawser::connect(both.substr(0, space));
+  pinging alone;
+  co_await hawser::when_all(stay_idle(seat.wanted() / 4, alone), ping(link.rpc(), alone));
+  report_times(seat, "alone_", "", alone);
+
+  std::vector<hawser::link> others;
+  while (others.size() < bench::sockets_beside) {
+    auto other = co_await hawser::connect(both.substr(space + 1));
+    others.push_back(std::move(other));
+  }
+  offered_beside state;
+  std::vector<task<void>> parts;
+  for (const auto& other : others) {
+    parts.push_back(offer_beside(other.rpc(), parts.size(), state));
+  }
+  parts.push_back(time_beside(link.rpc(), seat, state));
+  const auto begin = bench::clock::now();
+  co_await hawser::when_all(std::move(parts));
+  const bench::seconds taken = bench::clock::now() - begin;
+  seat.report({"achieved", "messages/s", static_cast<double>(state.answered) / taken.count()});
+  for (const auto& other : others) co_await other.close();
+  co_await link.close();
+}
+
 constexpr auto asleep = waits::asleep;
+using bench::all_roads;
 constexpr auto in_memory = bench::only(bench::road::shared_memory);
-constexpr auto all_roads = bench::sockets | in_memory;
 
 constexpr std::array entries{
     bench::entry{&bench::echo_rtt, "hawser", serve<rpc, echo>, call<rpc, time_round_trips>, 1,
@@ -532,6 +604,8 @@ constexpr std::array entries{
                  call_links<ping_beside_bulk<link_kind::by_default>>},
     bench::entry{&bench::ping_beside_bulk, "hawser_one", serve_links<serve_both>,
                  call_links<ping_beside_bulk<link_kind::one_socket>>},
+    bench::entry{&bench::echo_rtt_beside_sockets, "hawser", serve_both_roads,
+                 call_links<ping_beside_sockets>, 1, in_memory},
     bench::entry{&bench::load, "hawser", serve<stream, echo>, call<stream, offer_load>},
 };
 

@@ -35,6 +35,9 @@ QUESTIONS = {
     "ping_beside_bulk": "How long does a small message take there and back on rpc while messages "
     "of 1 MiB stream on bulk? idle: the same without bulk, before. hawser: a socket a channel; "
     "hawser_one: all channels share one.",
+    "echo_rtt_beside_sockets": "How long does a small message take there and back through shared "
+    "memory while the same two workers echo 1,000 messages a second on each of 100 sockets? "
+    "alone: before there were sockets.",
     "load_10": "Each peer is offered 10 % of its own peak, and hawser the same number of messages "
     "a second. Latency counts from the time a message falls due.",
     "load_50": "Each peer is offered 50 % of its own peak, and hawser the same number of messages "
@@ -66,6 +69,8 @@ TITLES = {
     "time": "Time of one",
     "idle_p50": "Median of the pings without bulk",
     "idle_p99": "99th percentile of the pings without bulk",
+    "alone_p50": "Median of the pings without sockets",
+    "alone_p99": "99th percentile of the pings without sockets",
     "slice_us": "Time of one slice at the bandwidth",
     "excess_slices": "p99 less idle p99, in slices",
     "dispatches_max": "Longest wait, in tasks of others",
