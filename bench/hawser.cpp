@@ -300,6 +300,24 @@ task<void> count_batches(hawser::channel& channel) {
 }
 
 task<void> send_batches(hawser::channel& channel, client_seat& seat) {
+  std::array<small_message, batch_most> messages{};
+  std::array<std::span<const std::byte>, batch_most> batch;
+  std::copy(messages.begin(), messages.end(), batch.begin());
+  while (const auto count = seat.next_round()) {
+    for (std::uint64_t i = 0; i < count;) {
+      std::size_t filled = 0;
+      for (; i < count && filled < batch_most; ++i) {
+        bench::write_note(messages[filled++], {i, i + 1 == count ? 1U : 0U});
+      }
+      co_await channel.send_batch(std::span(batch).first(filled));
+    }
+    const auto answer = co_await channel.recv();
+    bench::expect_number(count, note_of(answer).number);
+  }
+}
+
+// Each in a block of its own.
+task<void> send_made_batches(hawser::channel& channel, client_seat& seat) {
   std::vector<hawser::message> batch;
   while (const auto count = seat.next_round()) {
     for (std::uint64_t i = 0; i < count;) {
@@ -588,6 +606,8 @@ constexpr std::array entries{
                  all_roads},
     bench::entry{&bench::oneway_throughput, "hawser_batch32", serve<stream, count_batches>,
                  call<stream, send_batches>, 1, all_roads},
+    bench::entry{&bench::oneway_throughput, "hawser_made32", serve<stream, count_batches>,
+                 call<stream, send_made_batches>, 1, all_roads},
     bench::entry{&bench::bulk_1mib, "hawser_copied", serve<bulk, count_messages>,
                  call<bulk, send_bulk, waits::by_default, link_kind::without_loans>, 1, in_memory},
     bench::entry{&bench::bulk_1mib, "hawser_loan", serve<bulk, read_bulk>, call<bulk, lend_bulk>, 1,

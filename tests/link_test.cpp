@@ -252,6 +252,71 @@ TEST_SUITE("link") {
     });
   }
 
+  TEST_CASE("a batch of bytes is copied before its sender waits, on every road") {
+    for (const auto over : test::transports) {
+      const std::string road = test::name_of(over);
+      CAPTURE(road);
+      constexpr std::size_t window = 64 << 10;
+      linked ends(over, {.server = {.link = {.window_bytes = {window, window, window, window}}}});
+      hawser::run(ends.runtime, [&](hawser::scope& all) -> task<void> {
+        constexpr std::size_t count = 300;
+        // The last two are larger than the window, and start to leave before they are accepted.
+        const auto size_of = [](std::size_t i) { return i < count - 2 ? i * 7 : 2 * window; };
+        std::vector<hawser::buffer> owned;
+        std::vector<std::span<const std::byte>> batch;
+        for (std::size_t i = 0; i < count; ++i) {
+          owned.push_back(test::make_pattern(i, size_of(i)));
+          batch.emplace_back(owned.back().bytes());
+        }
+        all.spawn(
+            [](channel& to, std::span<const std::span<const std::byte>> pieces) -> task<void> {
+              co_await to.send_batch(pieces);
+              co_await to.send_batch(std::span<const std::span<const std::byte>>());
+              co_await to.finish();
+            }(ends.client.stream(), batch));
+        std::size_t next = 0;
+        while (auto message = co_await ends.server.stream().recv()) {
+          if (next == 0) {  // by now it waits for the window
+            for (auto& bytes : owned) std::fill_n(bytes.data(), bytes.size(), std::byte{0xee});
+            batch.clear();
+          }
+          CHECK(message->id() == 0);
+          CHECK(test::is_pattern(*message, next, size_of(next)));
+          ++next;
+        }
+        CHECK(next == count);
+        CHECK(ends.client.stream().counts().accepted == count);
+      });
+    }
+  }
+
+  TEST_CASE("a batch of bytes may be sent from any worker") {
+    linked ends(transport::unix_socket, {.threads = 2});
+    const std::array<std::byte, 3> bytes{};
+    const std::array<std::span<const std::byte>, 2> batch{bytes, std::span(bytes).first(1)};
+    for (int i = 0; i < 50; ++i) {
+      hawser::run(ends.runtime, [&]() -> task<void> {
+        co_await ends.client.rpc().send_batch(batch);
+        const auto got = co_await take(ends.server.rpc(), 2);
+        CHECK(got.size() == 2);
+      });
+    }
+  }
+
+  TEST_CASE("a batch of bytes that fails says how many were accepted") {
+    linked ends(transport::unix_socket);
+    hawser::run(ends.runtime, [&]() -> task<void> {
+      const std::vector<std::byte> large(100 << 10);
+      const std::array<std::span<const std::byte>, 3> batch{std::span(large).first(10),
+                                                            std::span(large).first(0), large};
+      auto sent = co_await hawser::as_result(ends.client.control().send_batch(batch));
+      CHECK(sent.error().code() == errc::too_large);
+      CHECK(sent.error().detail().find("2 of 3") != std::string::npos);
+      auto got = co_await take(ends.server.control(), 2);
+      CHECK(got.size() == 2);
+    });
+  }
+
   TEST_CASE("a batch that fails says how many were accepted") {
     linked ends(transport::unix_socket);
     hawser::run(ends.runtime, [&]() -> task<void> {

@@ -11,12 +11,6 @@ namespace hawser {
 
 using detail::link_core;
 
-namespace {
-
-constexpr std::size_t batch_room = 8;  // of the vector of a recv_batch(), at first
-
-}  // namespace
-
 namespace detail {
 
 // ---- what all operations share --------------------------------------------------------------
@@ -78,14 +72,27 @@ std::optional<message> channel_core::take() noexcept {
   return take_next();
 }
 
-std::optional<message> channel_core::take_next() noexcept {
+template <class Make>
+auto channel_core::take_as(Make make) noexcept {
   owner_->note_delivery();
   wire::inbound next = arrived_->take(index_);
   const std::uint32_t lane_and_flag =
       next.lane | (next.reassembled ? link_core::reassembled_flag : 0);
-  return std::optional<message>(std::in_place, std::move(next.payload), next.header,
-                                next.lane % 2 == 1 ? lane::urgent : lane::normal,
-                                lease(*owner_, lane_and_flag, next.cost));
+  return make(std::move(next.payload), next.header,
+              next.lane % 2 == 1 ? lane::urgent : lane::normal,
+              lease(*owner_, lane_and_flag, next.cost));
+}
+
+std::optional<message> channel_core::take_next() noexcept {
+  return take_as([](auto&&... parts) noexcept {
+    return std::optional<message>(std::in_place, std::forward<decltype(parts)>(parts)...);
+  });
+}
+
+void channel_core::take_into(std::vector<message>& room) noexcept {
+  take_as([&](auto&&... parts) noexcept {
+    room.emplace_back(std::forward<decltype(parts)>(parts)...);
+  });
 }
 
 void channel_core::retry(waiter_list& waiting) noexcept {
@@ -232,17 +239,19 @@ bool channel::send_batch_op::attempt() noexcept {
       return true;
     }
     started_ = false;
-    messages_ = messages_.subspan(1);
-    if (stopped_ && !messages_.empty()) {
+    drop_first();
+    if (stopped_ && left() != 0) {
       fail(errc::cancelled);
       return true;
     }
   }
   if (owner_->senders(lane_).contains_others_before(*this)) return false;
-  while (!messages_.empty()) {
-    switch (wire.send(index, messages_.front())) {
+  while (left() != 0) {
+    const auto said = borrowed_.empty() ? wire.send(index, messages_.front())
+                                        : wire.send(index, borrowed_.front(), message_header{});
+    switch (said) {
       case wire::verdict::accepted:
-        messages_ = messages_.subspan(1);
+        drop_first();
         owner_->sent();
         continue;
       case wire::verdict::started:
@@ -273,9 +282,34 @@ void channel::send_batch_op::on_cancel() noexcept {
   owner_->leave(owner_->senders(lane_), *this);
 }
 
+void channel::send_batch_op::drop_first() noexcept {
+  if (borrowed_.empty()) {
+    messages_ = messages_.subspan(1);
+  } else {
+    borrowed_ = borrowed_.subspan(1);
+  }
+}
+
+// Of one that has started the wire has a copy already; what is kept of it stands for it in line.
+bool channel::send_batch_op::keep_bytes() noexcept {
+  if (borrowed_.empty()) return true;
+  try {
+    kept_.reserve(borrowed_.size());
+    if (started_) kept_.emplace_back();
+    for (const auto& bytes : borrowed_.subspan(kept_.size())) {
+      kept_.emplace_back(shared_buffer(buffer::copy_of(bytes)));
+    }
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  borrowed_ = {};
+  messages_ = kept_;
+  return true;
+}
+
 failure channel::send_batch_op::why() const {
   const failure plain = acknowledged_operation::why();
-  return {plain.code(), plain.detail() + ": " + std::to_string(count_ - messages_.size()) + " of " +
+  return {plain.code(), plain.detail() + ": " + std::to_string(count_ - left()) + " of " +
                             std::to_string(count_) + " messages were accepted"};
 }
 
@@ -397,9 +431,9 @@ bool channel::recv_batch_op::attempt() noexcept {
   try {
     while (messages_.size() < most_ && owner_->has_message()) {
       if (messages_.size() == messages_.capacity()) {
-        messages_.reserve(std::min(most_, std::max(batch_room, messages_.size() * 2)));
+        messages_.reserve(std::min(most_, messages_.size() + owner_->ready_messages()));
       }
-      messages_.push_back(std::move(*owner_->take_next()));
+      owner_->take_into(messages_);
     }
   } catch (const std::bad_alloc&) {
     if (messages_.empty()) fail(errc::resource_exhausted);
@@ -437,6 +471,11 @@ channel::send_op channel::send(shared_buffer bytes, lane via) {
 }
 
 channel::send_batch_op channel::send_batch(std::span<message> messages, lane via) {
+  return {*core_, messages, via};
+}
+
+channel::send_batch_op channel::send_batch(std::span<const std::span<const std::byte>> messages,
+                                           lane via) {
   return {*core_, messages, via};
 }
 

@@ -61,9 +61,12 @@ class channel_core {
   ///
   /// Shape: has_message().
   [[nodiscard]] std::optional<message> take_next() noexcept;
+  /// The same at the end of `room`, which has some.
+  void take_into(std::vector<message>& room) noexcept;
   [[nodiscard]] bool has_message() const noexcept {
     return !arrived_->empty();
   }
+  [[nodiscard]] std::size_t ready_messages() const noexcept { return arrived_->size(); }
   [[nodiscard]] inline wire::machine& wire() noexcept;
   [[nodiscard]] errc ended_code() noexcept;  // for one that cannot go on
   /// Something was accepted, not on the short way.
@@ -84,6 +87,8 @@ class channel_core {
   static void leave(waiter_list& waiting, channel_operation& gone) noexcept;
 
  private:
+  template <class Make>
+  auto take_as(Make make) noexcept;
   void retry_flushers() noexcept;
 
   link_core* owner_ = nullptr;

@@ -105,6 +105,7 @@ class arrivals {
 class channel_arrivals {
  public:
   [[nodiscard]] bool empty() const noexcept { return lanes_[0].empty() && lanes_[1].empty(); }
+  [[nodiscard]] std::size_t size() const noexcept { return lanes_[0].size() + lanes_[1].size(); }
   [[nodiscard]] arrivals& of(std::size_t lane) noexcept { return lanes_[lane % 2]; }
   [[nodiscard]] const arrivals& of(std::size_t lane) const noexcept { return lanes_[lane % 2]; }
   /// Shape: not empty; `channel` is the one whose messages these are.
