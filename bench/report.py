@@ -54,6 +54,8 @@ QUESTIONS = {
     "and against the documented bound?",
     "idle_wake": "How long until a task begins that is posted to a pool that sleeps?",
     "shm_oneway": "How many 64-byte messages pass through shared memory, one at a time or 32?",
+    "shm_instructions": "How many instructions is a message written and read, with metrics and "
+    "without?",
     "shm_rtt": "How long is 64 bytes there and back through shared memory, one in flight?",
     "death": "How long until a process learns that the one at the other end was killed? "
     "hawser_epoll: Asio's backend in both; floor: a poll() on a socket.",
@@ -77,9 +79,10 @@ TITLES = {
     "dispatches_over_bound": "Longest wait, as a share of the documented bound",
     "cpu_ns_per_message": "CPU time a message: client (dark) and server (light)",
     "cpu_ns_per_operation": "CPU time of one",
+    "instructions_per_message": "Instructions a message, written and read",
     "syscalls_per_message": "System calls a message, both processes",
 }
-LESS_IS_BETTER = {"us", "ns", "calls", "slices", "tasks", ""}
+LESS_IS_BETTER = {"us", "ns", "calls", "instructions", "slices", "tasks", ""}
 PARTS = ("_client", "_server")
 # Drawn as a line, or as good as the same for all.
 NO_BARS = re.compile(r".*_at_\d+|offered")

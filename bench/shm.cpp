@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -622,6 +623,70 @@ std::vector<sample> stop_pool(const run_plan& /*plan*/) {
           {"max", "us", bench::percentile_us(times, 1.0)}};
 }
 
+// ---- instructions -----------------------------------------------------------------------------
+
+/// Instructions that a child makes between its two stops by itself. A figure that no neighbour
+/// moves; a call to the system counts as one.
+std::uint64_t count_instructions(const std::function<void()>& prepare,
+                                 const std::function<void()>& counted) {
+  const pid_t id = ::fork();
+  if (id < 0) throw std::runtime_error("fork");
+  if (id == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) ::_exit(1);
+    prepare();
+    ::raise(SIGSTOP);
+    counted();
+    ::raise(SIGSTOP);
+    ::_exit(0);
+  }
+  const auto stopped_by = [id] {
+    int status = 0;
+    const bool stopped = ::waitpid(id, &status, 0) == id && WIFSTOPPED(status);
+    return stopped ? WSTOPSIG(status) : 0;
+  };
+  int why = stopped_by();
+  std::uint64_t count = 0;
+  for (; count == 0 ? why == SIGSTOP : why == SIGTRAP; ++count) {
+    if (::ptrace(PTRACE_SINGLESTEP, id, nullptr, nullptr) != 0) break;
+    why = stopped_by();
+  }
+  ::kill(id, SIGKILL);
+  ::waitpid(id, nullptr, 0);
+  if (count == 0) throw std::runtime_error("no child may be traced here");
+  return count;
+}
+
+// Both ends in one thread: what is written is there, so that nobody looks in vain or sleeps.
+std::vector<sample> stream_instructions(std::size_t batch, bool metrics) {
+  constexpr std::size_t messages = 4 * batch_most;
+  hawser::shm_stream_options options;
+  options.metrics = metrics;
+  auto to = hawser::shm_stream::create(stream_name(), options);
+  auto from = hawser::shm_stream::open(stream_name(), options);
+  const message content{};
+  message got{};
+  hawser::shm_batch many;
+  std::array<std::span<const std::byte>, batch_most> records;
+  records.fill(content);
+  const auto pass = [&] {
+    std::uint64_t came = 0;
+    for (std::size_t i = 0; i < messages; i += batch) {
+      if (batch == 1) {
+        to.write(content).value();
+        came += from.read(std::span(got)).value().has_value() ? 1 : 0;
+      } else {
+        static_cast<void>(to.write_batch(std::span(records).first(batch)).value());
+        came += from.read_batch(many, batch).value().value_or(0);
+      }
+    }
+    if (came != messages) throw std::runtime_error("not all came");
+  };
+  const auto all = count_instructions(pass, pass);
+  return {{"instructions_per_message", "instructions",
+           static_cast<double>(all) / static_cast<double>(messages)}};
+}
+
 using run = std::function<std::vector<sample>(const run_plan&)>;
 
 void add(std::vector<bench::choice>& to, const char* bench, const char* name, const char* impl,
@@ -646,6 +711,10 @@ int main(int argc, char** argv) {
         [batch](const run_plan& plan) { return stream_oneway(plan, batch, true); });
     add(all, "shm_oneway", name, "stream_uncounted",
         [batch](const run_plan& plan) { return stream_oneway(plan, batch, false); });
+    add(all, "shm_instructions", name, "stream",
+        [batch](const run_plan&) { return stream_instructions(batch, true); });
+    add(all, "shm_instructions", name, "stream_uncounted",
+        [batch](const run_plan&) { return stream_instructions(batch, false); });
   }
 #ifdef HAWSER_BENCH_BOOST
   add(all, "shm_oneway", "single", "boost", boost_oneway);
