@@ -405,6 +405,7 @@ void link_core::see_moved(unsigned channels) noexcept {
 void link_core::on_port_lost(std::error_code why) noexcept {
   if (pipes_[wire::shared_main].reading()) {
     machine_.pipe_ended(wire::shared_main, why);
+    pipes_[wire::shared_main].close();  // nobody reads last words there
   } else if (registry_ == nullptr) {
     machine_.pipe_deaf(wire::shared_main, why, home_.now());
   } else {
