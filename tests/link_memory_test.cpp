@@ -31,6 +31,7 @@
 #include "support/links.hpp"
 #include "support/mappings.hpp"
 #include "support/raw_socket.hpp"
+#include "support/rewriting.hpp"
 #include "support/watchdog.hpp"
 
 namespace {
@@ -163,15 +164,10 @@ struct raw_sharer {
     wake();
   }
   void wake() {
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    shm::bell<> bell(segment.bell_of(shm::side::server));
-    if (!bell.ring()) return;
-    if (segment.state_of(shm::side::server).woken_by_word.load() == 1) {
-      platform::wake_one(bell.word());
-    } else {
+    test::wake(segment, shm::side::server, [&] {
       const std::byte once{1};
       offering.send({&once, 1});
-    }
+    });
   }
   /// What the server has written into its ring of channel 0, up to a frame of that kind.
   std::optional<test::seen_frame> next(wire::kind what) {
@@ -214,67 +210,6 @@ task<void> take_until_lost(hawser::link from, hawser::priority kind) {
     if (!got.has_value() || !got->has_value()) co_return;
   }
 }
-
-/// Somebody who owns a segment and rewrites a word of it.
-class rewriter {
- public:
-  explicit rewriter(std::uint64_t seed) : dice_(seed) {}
-
-  void step(raw_sharer& peer) {
-    auto* const first = reinterpret_cast<std::byte*>(&peer.segment.header());
-    const std::size_t at = where();
-    const std::size_t bytes = at % 8 == 0 ? 8 : 4;
-    const std::uint64_t value = what();
-    std::memcpy(first + at, &value, bytes);
-    peer.wake();
-  }
-
- private:
-  std::size_t below(std::size_t limit) { return static_cast<std::size_t>(dice_() % limit); }
-
-  // Mostly where it matters: bells, sides, states of rings, the rings of channel 0; or anywhere.
-  std::size_t where() {
-    constexpr std::size_t state_bytes = sizeof(shm::segment_header) / 8;
-    switch (dice_() % 8) {
-      case 0:
-        return 128 + below(4) * 128;
-      case 1:
-        return 640 + below(16) * 128;
-      case 2:
-        return below(state_bytes) * 8;
-      case 3:
-      case 4:
-        return page + below(64) * 8;
-      case 5:
-        return page + below(2 * page / 8) * 8;
-      case 6:
-        return page + below(8 * page / 4) * 4;
-      default:
-        return below(shm::segment_bytes(small_rings) / 4) * 4;
-    }
-  }
-
-  std::uint64_t what() {
-    switch (dice_() % 8) {
-      case 0:
-        return dice_();
-      case 1:
-        return dice_() % 4;
-      case 2:
-        return ~std::uint64_t{0} - dice_() % 16;
-      case 3:
-        return dice_() % (2 * page);
-      case 4:
-        return std::uint64_t{1} << dice_() % 64;
-      default:
-        return shm::record_header(
-            below(std::array<std::size_t, 4>{64, 256, 2 * page, std::size_t{1} << 32}[below(4)]),
-            dice_() % 4 == 0 ? shm::record_kind::padding : shm::record_kind::data);
-    }
-  }
-
-  std::mt19937_64 dice_;
-};
 
 }  // namespace
 
@@ -693,8 +628,14 @@ TEST_SUITE("link_memory") {
           hawser::start(at.runtime, take_until_lost(link, kind));
         }
         peer.put(test::data_frame({1}, test::bytes_of("as it should be")));
-        rewriter dice(test::seed() + round);
-        for (unsigned i = 0; i < steps; ++i) dice.step(peer);
+        std::mt19937_64 dice(test::seed() + round);
+        const auto below = [&](std::uint64_t limit) {
+          return static_cast<std::size_t>(limit == 0 ? dice() : dice() % limit);
+        };
+        for (unsigned i = 0; i < steps; ++i) {
+          test::next_rewrite(below, page).apply(peer.segment);
+          peer.wake();
+        }
       }
       const errc why = end_of(at, link);
       const bool named = why == errc::protocol_violation || why == errc::link_lost ||
