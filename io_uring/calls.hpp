@@ -21,6 +21,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -282,8 +283,19 @@ inline void unlink(const char* path) noexcept {
   return attempt(site::memfd_create, [&] { return ::memfd_create(name, flags); });
 }
 
+/// Who makes a file larger than his process may (RLIMIT_FSIZE) is not told so but ended, by a
+/// signal. False: do not try.
+[[nodiscard]] inline bool may_have_bytes(std::size_t bytes) noexcept {
+  rlimit most{};
+  if (::getrlimit(RLIMIT_FSIZE, &most) != 0 || bytes <= most.rlim_cur) return true;
+  errno = EFBIG;
+  return false;
+}
+
 [[nodiscard]] inline int ftruncate(int file, std::size_t bytes) noexcept {
-  return attempt(site::ftruncate, [&] { return ::ftruncate(file, static_cast<off_t>(bytes)); });
+  return attempt(site::ftruncate, [&] {
+    return may_have_bytes(bytes) ? ::ftruncate(file, static_cast<off_t>(bytes)) : -1;
+  });
 }
 
 [[nodiscard]] inline int add_seals(int file, int seals) noexcept {
@@ -392,7 +404,8 @@ inline void shm_unlink(const char* name) noexcept {
 }
 
 [[nodiscard]] inline ssize_t write_note(int file, const void* from, std::size_t bytes) noexcept {
-  return attempt(site::write_note, [&] { return ::pwrite(file, from, bytes, 0); });
+  return attempt(site::write_note,
+                 [&] { return may_have_bytes(bytes) ? ::pwrite(file, from, bytes, 0) : -1; });
 }
 
 /// Opens what another process has open; never waits, whatever that is.
