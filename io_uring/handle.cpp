@@ -226,7 +226,8 @@ std::size_t write_with_handles(native_handle socket, const io_slice& from,
   }
 }
 
-// What the system cannot deliver because there is no room in `control` it closes by itself.
+// What the system cannot deliver it closes by itself: there is no room for it in `control`, or no
+// descriptor is left.
 std::size_t read_with_handles(native_handle socket, std::span<std::byte> into, handle_list& came,
                               std::error_code& error) noexcept {
   alignas(cmsghdr) std::array<char, control_bytes> control{};
@@ -240,6 +241,7 @@ std::size_t read_with_handles(native_handle socket, std::span<std::byte> into, h
     const auto bytes = calls::recv_handles(descriptor(socket), message);
     if (bytes >= 0) {
       take_handles(message, came);
+      if ((message.msg_flags & MSG_CTRUNC) != 0) came.cut_short = came.count < handle_list::most;
       error.clear();
       return static_cast<std::size_t>(bytes);
     }

@@ -534,6 +534,9 @@ void listener_core::share(link_core& core, sharing& offered) noexcept {
       return no(errc::limit_reached, "a larger arena than is allowed here");
     }
     auto& handles = offered.handles.all();
+    if (handles.cut_short) {
+      return no(errc::resource_exhausted, "no descriptor is left for shared memory");
+    }
     if (handles.count != (arena_bytes != 0 ? 2 : 1)) {
       return no(errc::protocol_violation, "an offer to share has one handle for each memory");
     }
