@@ -59,8 +59,15 @@ class owned {
   throw std::system_error(last_error(), std::string("cannot ") + action + " " + name);
 }
 
+// Empty if it is not there, or not to be read. Throws if it is this process that lacks something:
+// who is not seen because of that has not gone.
 std::string first_line(const char* path) {
+  errno = 0;
   std::ifstream file(path);
+  const std::error_code why = last_error();
+  if (!file.is_open() && is_exhaustion(why)) {
+    throw std::system_error(why, std::string("cannot read ") + path);
+  }
   std::string line;
   std::getline(file, line);
   return line;
@@ -164,6 +171,8 @@ native_handle watch_process(const process_mark& which, std::error_code& error) n
   }
   try {
     if (start_of(which.number) == which.started) return watched;
+  } catch (const std::system_error& lacking) {
+    error = lacking.code();
   } catch (const std::exception&) {
     error = make_error_code(errc::resource_exhausted);
   }
