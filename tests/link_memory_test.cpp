@@ -6,6 +6,8 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -421,6 +423,43 @@ TEST_SUITE("link_memory") {
     if (huge >= 0) CHECK(offered(huge, kind) == errc::unsupported);
     test::wait_until(at.runtime, [&] { return test::segment_mappings() == mapped; });
     test::wait_until(at.runtime, [&] { return test::open_descriptors() == descriptors; });
+  }
+
+  // Even if it knows the secret of the link, and the file of the socket were open to it.
+  TEST_CASE("what another user offers is not looked at, and the link goes on") {
+    if (::geteuid() != 0) return test::skip("only root can become another user");
+    constexpr uid_t nobody = 65534;
+    host at;
+    at.connect({});
+    const std::string path = at.place / "s";
+    REQUIRE(::chmod(at.place.path().c_str(), 0755) == 0);
+    REQUIRE(::chmod(path.c_str(), 0666) == 0);
+    const std::size_t descriptors = test::open_descriptors();
+    {
+      const raw_sharer peer(at.listener.uri());
+      const auto link = at.accept();
+      const auto frame = wire::encode(peer.offer());
+      test::raw_socket offering = test::raw_socket::unconnected(at.listener.uri());
+      const pid_t child = ::fork();
+      if (child == 0) {
+        if (::setgid(nobody) != 0 || ::setuid(nobody) != 0) ::_exit(100);
+        try {
+          offering.connect(at.listener.uri());
+          offering.send(frame, std::array{peer.segment.handle()});
+          ::_exit(offering.next().has_value() ? 101 : 0);
+        } catch (const std::exception&) {
+          ::_exit(102);
+        }
+      }
+      int status = 0;
+      ::waitpid(child, &status, 0);
+      CHECK(status == 0);
+      CHECK(test::has_event(at.log, "listener", {"turned away", "uid 65534"}));
+      CHECK_FALSE(at.road_of(link).shared_memory);
+    }
+    test::wait_until(at.runtime, [&] { return test::open_descriptors() == descriptors; });
+    at.exchange();
+    at.await_memory();
   }
 
   // Goal: nothing lost or reordered, and the slowest client at least half as fast as the one in the
