@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <random>
@@ -26,9 +27,11 @@
 
 #include "core/sanitizer.hpp"
 #include "hawser/hawser.hpp"
+#include "shm/segment.hpp"
 #include "support/allocations.hpp"
 #include "support/environment.hpp"
 #include "support/links.hpp"
+#include "support/mappings.hpp"
 #include "support/raw_peer.hpp"
 
 namespace {
@@ -185,6 +188,44 @@ test::allocation_figures live_beside(transport over, std::size_t count) {
   return grown;
 }
 
+void expect_quiet(hawser::runtime& where) {
+  const auto quiet = where.stats();
+  std::this_thread::sleep_for(300ms);  // sleeps: so long nothing may happen
+  const auto later = where.stats();
+  for (std::size_t i = 0; i < quiet.workers.size(); ++i) {
+    CHECK(later.workers[i].turns - quiet.workers[i].turns <= 3);
+    CHECK(later.workers[i].parks - quiet.workers[i].parks <= 3);
+    CHECK(later.workers[i].executed == quiet.workers[i].executed);
+  }
+}
+
+// ---- shared memory ----------------------------------------------------------------------------
+
+constexpr std::size_t arena_bytes = 1 << 20;
+const std::size_t segment_bytes =
+    hawser::shm::segment_bytes(hawser::shm::ring_sizes(hawser::link_options().ring_bytes));
+
+test::habits sharing() {
+  test::habits how;
+  how.server.max_links_per_user = 10'000;
+  how.client.arena_bytes = arena_bytes;
+  return how;
+}
+
+task<void> ask(hawser::link from, hawser::link to) {
+  co_await from.control().send("question");
+  const auto question = co_await to.control().recv();
+  CHECK(question.has_value());
+  co_await to.control().send("answer");
+  const auto answer = co_await from.control().recv();
+  CHECK(answer.has_value());
+}
+
+void connect_and_ask(linked& ends, std::array<hawser::link, 2>& both) {
+  ends.connect(both[0], both[1]);
+  hawser::run(ends.runtime, ask, both[0], both[1]);
+}
+
 }  // namespace
 
 TEST_SUITE("long_life") {
@@ -258,14 +299,60 @@ TEST_SUITE("long_life") {
                 << (resident_bytes() - resident) / count << '\n';
       CHECK(each <= most_bytes);
 
-      const auto quiet = ends.runtime.stats();
-      std::this_thread::sleep_for(300ms);  // sleeps: so long nothing may happen
-      const auto later = ends.runtime.stats();
-      for (std::size_t i = 0; i < quiet.workers.size(); ++i) {
-        CHECK(later.workers[i].turns - quiet.workers[i].turns <= 3);
-        CHECK(later.workers[i].parks - quiet.workers[i].parks <= 3);
-        CHECK(later.workers[i].executed == quiet.workers[i].executed);
-      }
+      expect_quiet(ends.runtime);
     }
+  }
+
+  // Beside the rings that it has used a link over shared memory costs what any link does: nothing
+  // of its arena is there before it is lent.
+  TEST_CASE("idle links over shared memory cost no more than 64 KiB each, and nobody's time") {
+    constexpr std::size_t count = 50;
+    constexpr std::size_t most_bytes = 64 << 10;
+    linked ends(transport::shared_memory, sharing());
+    std::vector<std::array<hawser::link, 2>> idle(count);
+    for (auto& both : idle) {
+      connect_and_ask(ends, both);
+      both = {};  // what is made at its first use stays
+    }
+    test::wait_until(ends.runtime, [&] { return ends.runtime.stats().open_links == 2; });
+    const auto before = test::allocations();
+    const auto resident = resident_bytes();
+    const auto rings = test::resident_of_segments(segment_bytes);
+    const auto arena = test::resident_of_segments(arena_bytes);
+
+    for (auto& both : idle) connect_and_ask(ends, both);
+
+    const auto in_rings = test::resident_of_segments(segment_bytes) - rings;
+    const auto all = resident_bytes() - resident;
+    const auto beside = (all - std::min(all, in_rings)) / count;
+    const auto grown = test::allocations().outstanding_bytes - before.outstanding_bytes;
+    const auto each = static_cast<std::size_t>(grown) / count;
+    std::cout << "  shm: " << each << " bytes an idle link, resident " << beside << ", and "
+              << in_rings / count << " of its rings\n";
+    CHECK(in_rings > 0);
+    CHECK(each <= most_bytes);
+    CHECK(test::resident_of_segments(arena_bytes) == arena);
+    if (!hawser::detail::sanitized) CHECK(beside <= most_bytes);
+    expect_quiet(ends.runtime);
+  }
+
+  TEST_CASE("an arena that was lent goes back to the system when its link falls silent") {
+    test::habits how = sharing();
+    how.client.keepalive = how.server.link.keepalive = 100ms;
+    linked ends(transport::shared_memory, how);
+    hawser::run(ends.runtime, [&]() -> task<void> {
+      for (int i = 0; i < 3; ++i) co_await ask(ends.client, ends.server);  // both have moved then
+      for (const auto* const way : {&ends.client, &ends.server}) {
+        auto& to = way == &ends.client ? ends.server : ends.client;
+        auto lent = co_await way->bulk().loan(600'000);
+        std::memset(lent.data(), 7, lent.size());
+        co_await way->bulk().send(std::move(lent));
+        const auto came = co_await to.bulk().recv();
+        CHECK(came->is_borrowed());
+        CHECK(came->bytes().back() == std::byte{7});
+        CHECK(test::resident_of_segments(arena_bytes) >= 600'000);
+      }
+    });
+    test::wait_until(ends.runtime, [] { return test::resident_of_segments(arena_bytes) == 0; });
   }
 }
