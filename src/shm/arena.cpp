@@ -92,7 +92,13 @@ std::optional<buffer> arena::loan(std::size_t bytes) {
     by_granule_.resize(granules_.size());
   }
   loaned& made = new_loaned();
-  const std::uint32_t first = granules_.take(count);
+  std::uint32_t first = buddies::none;
+  try {
+    first = granules_.take(count);
+  } catch (...) {
+    keep_spare(made);
+    throw;
+  }
   if (first == buddies::none || !reserve(first, count)) {
     if (first != buddies::none) granules_.give_back(first, count);
     keep_spare(made);
