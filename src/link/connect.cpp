@@ -292,6 +292,10 @@ task<void> settled(link_core& core) {
 task<void> shared(link_core& core) {
   co_await settle_op(core, settle_op::goal::shared, false);
   if (core.wire().shares()) co_return;
+  if (core.wire().ended()) {
+    const failure why = core.wire().why();
+    failure(why.code(), core.peer() + ": " + why.detail()).raise();
+  }
   const link_road road = core.road();
   failure(errc::unsupported,
           core.peer() + ": no shared memory: " +
