@@ -104,7 +104,7 @@ task<void> both(scope& all, listener& here, hawser::link_options options, client
 
 void talk_over(runtime& where, const std::string& uri, const hawser::link_options& options,
                client_half talk) {
-  listener here = hawser::listen(where, uri);
+  listener here = hawser::listen(where, uri, {.link = options});
   hawser::run(where, both, std::ref(here), options, talk);
 }
 
@@ -139,6 +139,16 @@ task<void> stay_until_attached(link peer) {
   co_await hawser::this_task::sleep_for(4ms);
   co_await say_little(peer);
   co_await send_much(peer);
+}
+
+task<void> lend(link peer) {
+  constexpr std::size_t bytes = 100'000;
+  for (int i = 0; i < 3; ++i) {
+    hawser::buffer lent = co_await peer.bulk().loan(bytes);
+    std::memset(lent.data(), i, bytes);
+    co_await peer.bulk().send(std::move(lent));
+    co_await expect(peer.bulk(), bytes);
+  }
 }
 
 task<void> send_batches(link peer) {
@@ -193,6 +203,10 @@ void all_channels(runtime& where, const surroundings& /*given*/) {
 }
 void large_messages(runtime& where, const surroundings& /*given*/) {
   talk_over(where, "inproc:here", {.channels = 1}, send_much);
+}
+void shared(runtime& where, const surroundings& given) {
+  talk_over(where, "shm:" + (given.place / "shared"),
+            {.arena_bytes = 256 << 10, .handshake_timeout = 200ms, .close_timeout = 200ms}, lend);
 }
 void own_sockets(runtime& where, const surroundings& /*given*/) {
   talk_over(where, "inproc:here", {}, stay_until_attached);
@@ -318,6 +332,7 @@ constexpr std::array scenarios{
     scenario{"early frames", early},
     scenario{"all channels, both lanes", all_channels},
     scenario{"large messages", large_messages},
+    scenario{"shared memory that lends", shared},
     scenario{"channels with sockets of their own", own_sockets},
     scenario{"batches, flush and finish", batches},
     scenario{"close", closing},
@@ -333,6 +348,11 @@ bool is_named(std::string_view outcome) {
       hawser::make_error_code(errc::closed).message(),
       hawser::make_error_code(errc::refused).message(),
       hawser::make_error_code(errc::unreachable).message(),
+      std::string("no shared memory: no memory"),
+      std::string("no shared memory: hung up before the first frame"),  // it had none
+      std::string("no shared memory: no first frame in time"),
+      std::string("no shared memory: Connection reset by peer"),
+      std::string("no shared memory: Broken pipe"),
       std::make_error_code(std::errc::not_enough_memory).message(),
   };
   return std::any_of(texts.begin(), texts.end(), [&](const std::string& each) {

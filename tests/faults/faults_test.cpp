@@ -34,6 +34,7 @@
 #include "support/config.hpp"
 #include "support/environment.hpp"
 #include "support/links.hpp"
+#include "support/mappings.hpp"
 #include "support/raw_socket.hpp"
 
 namespace {
@@ -212,6 +213,28 @@ task<void> exchange(hawser::scope& all, hawser::listener& listener, unsigned rou
   const auto [client, server] = std::move(ends);
   for (const auto kind : test::kinds) all.spawn(echo(server, kind));
   co_await ask_all(client, rounds);
+}
+
+// A link over memory that lends: an arena is made, blocks of it are lent both ways, come back, and
+// are lent again, because there is no room for more than one.
+task<void> borrow(hawser::scope& all, hawser::listener& listener) {
+  constexpr std::size_t bytes = 200'000;
+  auto lending = brisk;
+  lending.arena_bytes = 256 << 10;
+  auto ends =
+      co_await hawser::when_all(hawser::connect(listener.uri(), lending), listener.accept());
+  const auto [client, server] = std::move(ends);
+  all.spawn(echo(server, hawser::priority::rpc));
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    auto lent = co_await client.rpc().loan(bytes);
+    auto pattern = test::make_pattern(i, bytes);
+    std::copy(pattern.bytes().begin(), pattern.bytes().end(), lent.bytes().begin());
+    co_await client.rpc().send(std::move(lent));
+    const auto answer = co_await client.rpc().recv();
+    if (!answer.has_value()) hawser::failure(hawser::errc::closed, "no answer").raise();
+    CHECK(test::is_pattern(*answer, i, bytes));
+  }
+  co_await client.close();
 }
 
 /// What the scenarios share: a folder for their sockets.
@@ -515,6 +538,7 @@ void torture_in(hawser::runtime& where, std::string_view scenario, unsigned call
     test::disarm();
     at.greet(where);
     REQUIRE(come_to(descriptors, where));
+    CHECK(test::segment_mappings() == 0);
   });
 }
 
@@ -557,6 +581,10 @@ TEST_SUITE("faults") {
       for (const auto each : test::transports) {
         torture_in(runtime, "over " + test::name_of(each), 8, over(each));
       }
+      torture_in(runtime, "lending", 8, [](const place& at, hawser::runtime& where) {
+        auto listener = at.listen(where, transport::shared_memory);
+        hawser::run(where, [&](hawser::scope& all) { return borrow(all, listener); });
+      });
       torture_in(runtime, "in place", 6, receive_in_place);
       torture_in(runtime, "files", 4, listen_at_files);
       torture_in(runtime, "reconnect", 4, come_again);
