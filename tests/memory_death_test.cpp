@@ -180,13 +180,19 @@ void stop_here() {
 }
 
 task<void> be_stepped(orders given, witness& seen) {
-  auto link = co_await hawser::connect(given.uri);
+  // A small arena: what notes down its first loan is stepped, too.
+  auto link = co_await hawser::connect(given.uri, {.arena_bytes = 256 << 10});
   const auto rounds = std::strtoul(given.rounds.c_str(), nullptr, 10);
   for (std::uint64_t i = 0; i <= rounds; ++i) {
     auto bytes = test::make_pattern(i, size_of(priority::rpc, i));
     if (i == rounds) {
       if (::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) co_return;
       stop_here();
+      if (given.role == "step lent") {
+        hawser::buffer lent = co_await link.rpc().loan(bytes.size());
+        std::memcpy(lent.data(), bytes.data(), bytes.size());
+        bytes = std::move(lent);
+      }
     }
     co_await send_one(link, priority::rpc, i, std::move(bytes), seen);
     if (i == rounds && given.role == "step alone") break;
@@ -288,10 +294,11 @@ class scene {
   [[nodiscard]] orders to_connect(bool shm) const {
     return {"connect", shm ? shm_.uri() : unix_.uri(), place_ / "page"};
   }
-  /// The child sends one message behind `rounds` of them. Alone: while nobody looks at its rings.
-  [[nodiscard]] orders to_be_stepped(unsigned rounds, bool alone) {
-    held_up_at_.store(alone ? rounds : ~std::uint64_t{0});
-    return {alone ? "step alone" : "step", shm_.uri(), place_ / "page", rounds};
+  /// The child sends one message behind `rounds` of them, and takes what comes back. "step alone":
+  /// while nobody looks at its rings; "step lent": in memory of the arena, which it asks for first.
+  [[nodiscard]] orders to_be_stepped(unsigned rounds, const std::string& role) {
+    held_up_at_.store(role == "step alone" ? rounds : ~std::uint64_t{0});
+    return {role, shm_.uri(), place_ / "page", rounds};
   }
   /// The parent connects, as soon as somebody listens.
   [[nodiscard]] orders to_listen(bool shm) {
@@ -642,15 +649,17 @@ TEST_SUITE("memory_death") {
             doctest::skip(hawser::detail::sanitized)) {
     scene here(3600s, false);
     // What comes behind so many messages is small, or several records.
-    for (const auto& each : {std::pair{5U, false}, {11U, false}, {11U, true}}) {
+    const std::array<std::pair<unsigned, std::string>, 4> all{
+        {{5, "step"}, {11, "step"}, {11, "step alone"}, {5, "step lent"}}};
+    for (const auto& each : all) {
       const unsigned rounds = each.first;
-      const bool alone = each.second;
+      const std::string& role = each.second;
       CAPTURE(rounds);
-      CAPTURE(alone);
-      at_every_instruction(link_points, [&, rounds, alone](std::uint64_t n) {
+      CAPTURE(role);
+      at_every_instruction(link_points, [&](std::uint64_t n) {
         CAPTURE(n);
         here.begin();
-        test::process child("dies over shared memory", here.to_be_stepped(rounds, alone).text());
+        test::process child("dies over shared memory", here.to_be_stepped(rounds, role).text());
         stepper stepping(child.id());
         const std::uint64_t made = stepping.ready() ? stepping.step(n) : 0;
         const auto killed = hawser::clock::now();
