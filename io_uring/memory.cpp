@@ -89,19 +89,6 @@ bool use_huge_pages(std::byte* first, std::size_t bytes) noexcept {
   return calls::madvise(first, bytes, MADV_HUGEPAGE) == 0;
 }
 
-// An operation in a ring holds its file. When a process dies, the kernel cancels what is left in
-// its ring by delayed work, two ticks of the timer later, and only then closes a socket that was
-// waited for: the peer read its end after 6 to 8 ms. Behind an epoll, which does not hold what it
-// watches, it is closed with the process: after 0.2 ms.
-native_handle watch_socket(native_handle socket) {
-  const int set = calls::epoll_create();
-  if (set < 0) throw std::system_error(last_error(), "cannot watch a socket");
-  if (calls::epoll_add(set, descriptor(socket)) == 0) return set;
-  const std::error_code error = last_error();
-  calls::close(set);
-  throw std::system_error(error, "cannot watch a socket");
-}
-
 void release_handle(native_handle handle) noexcept {
   if (handle != no_handle) calls::close(descriptor(handle));
 }

@@ -119,6 +119,12 @@ std::size_t read_with_handles(native_handle socket, std::span<std::byte> into, h
   return world::current().read_with_handles(socket, into, came, error);
 }
 
+// A simulated process does not die by itself. Who releases what this returns releases nothing: it
+// is no descriptor.
+native_handle watch_socket(native_handle socket) {
+  return socket;
+}
+
 // Shared memory is the system's own: it does not depend on time. Who waits for something in it is
 // told by a byte on a socket.
 void wake_one(const std::atomic<std::uint32_t>& /*word*/) noexcept {}

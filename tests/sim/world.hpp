@@ -202,7 +202,7 @@ class world {
   std::vector<node> hosts_;
   unsigned running_ = 0;
   bool ending_ = false;
-  native_handle next_handle_ = 100;
+  native_handle next_handle_ = 1 << 30;  // no descriptor of the system has such a number
   std::map<native_handle, socket> sockets_;
   std::map<native_handle, listening> listeners_;
   std::vector<std::pair<unsigned, unsigned>> parts_;
