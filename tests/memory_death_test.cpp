@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is left when a process dies that shares memory with us: at any instruction, and at any time.
 //
-// Goal: what is received is whole, in order and nothing twice, and
-// all that was flushed. The link is lost; other links, descriptors and mappings are as before.
+// Goal: what is received is whole, in order and nothing twice, and all that was flushed. The link
+// is lost; other links, descriptors and mappings are as before.
 // Method: children send numbered messages and note on a page of their parent's how many they have
 // flushed. They are killed by the clock and by what has arrived of them, or stepped, instruction
 // by instruction, to the one behind which they are killed.

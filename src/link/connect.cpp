@@ -281,21 +281,21 @@ task<std::vector<target>> find(endpoint to) {
   co_return all;
 }
 
+[[noreturn]] void raise_end_of(link_core& core) {
+  const failure& why = core.wire().why();
+  failure(why.code(), core.peer() + ": " + why.detail()).raise();
+}
+
 task<void> settled(link_core& core) {
   co_await settle_op(core, settle_op::goal::open, false);
-  if (core.wire().connections() != 0) co_return;
-  const failure why = core.wire().why();
-  failure(why.code(), core.peer() + ": " + why.detail()).raise();
+  if (core.wire().connections() == 0) raise_end_of(core);
 }
 
 // Of an address that requires it.
 task<void> shared(link_core& core) {
   co_await settle_op(core, settle_op::goal::shared, false);
   if (core.wire().shares()) co_return;
-  if (core.wire().ended()) {
-    const failure why = core.wire().why();
-    failure(why.code(), core.peer() + ": " + why.detail()).raise();
-  }
+  if (core.wire().ended()) raise_end_of(core);
   const link_road road = core.road();
   failure(errc::unsupported,
           core.peer() + ": no shared memory: " +
