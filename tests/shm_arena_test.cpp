@@ -265,6 +265,22 @@ TEST_SUITE("shm_arena") {
     CHECK(test::segment_mappings() == 0);
   }
 
+  TEST_CASE("what another thread let go of and nobody has collected goes with the arena") {
+    for (const bool peer_has_another : {false, true}) {
+      on_worker([&] {
+        both ends;
+        shared_buffer first = filled(*ends.client->loan(5000), 1);
+        const shared_buffer second = filled(*ends.client->loan(5000), 2);
+        if (peer_has_another) ends.client->hand_over(second);
+        std::thread([&] { first = {}; }).join();
+        CHECK(ends.client_told.elsewhere == 1);
+        std::exchange(ends.client, nullptr)->abandon();
+        CHECK(second.bytes()[4999] == std::byte{2});
+      });
+    }
+    CHECK(test::segment_mappings() == 0);
+  }
+
   TEST_CASE("an arena of another size than was said is refused") {
     arena_memory mine = arena_memory::create(smallest);
     auto handle = mine.handle();

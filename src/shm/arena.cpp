@@ -245,7 +245,15 @@ void arena::let_go() noexcept {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
 }
 
+// What the peer had is ours again; the application may hold it still. It is looked for while other
+// threads only hand in what they let go of: once it is abandoned they delete it.
 void arena::abandon() noexcept {
+  loaned* handed_over = nullptr;
+  for (std::size_t i = 0; i < by_granule_.size();) {
+    loaned* const out = by_granule_[i];
+    i += out == nullptr ? 1 : out->granules;
+    if (out != nullptr && out->handed_over != 0) out->next = std::exchange(handed_over, out);
+  }
   loaned* next = nullptr;
   {
     const std::lock_guard guard(mutex_);
@@ -258,12 +266,9 @@ void arena::abandon() noexcept {
     references_.fetch_sub(1, std::memory_order_relaxed);
   }
   while (spare_ != nullptr) delete std::exchange(spare_, spare_->next);
-  // What the peer had is ours again; the application may hold it still.
-  for (std::size_t i = 0; i < by_granule_.size();) {
-    loaned* const out = by_granule_[i];
-    i += out == nullptr ? 1 : out->granules;
-    if (out == nullptr) continue;
-    for (auto left = std::exchange(out->handed_over, 0U); left != 0; --left) detail::release(out);
+  while (handed_over != nullptr) {
+    loaned& out = *std::exchange(handed_over, handed_over->next);
+    for (auto left = std::exchange(out.handed_over, 0U); left != 0; --left) detail::release(&out);
   }
   let_go();
 }
