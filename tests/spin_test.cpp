@@ -268,6 +268,35 @@ TEST_SUITE("spin") {
     }
   }
 
+  TEST_CASE("a timer that comes due while its worker looks was not looked for in vain") {
+    const test::watchdog dog(60s);
+    for (const auto how : {mode::adaptive, mode::fixed}) {
+      auto config = test::config(1);
+      config.spin = {how, 10ms};
+      const auto runtime = test::make_runtime(config);
+      if (!runtime) return;
+      auto& only = runtime->core().worker(0);
+      struct clockwork : hawser::detail::timer {
+        explicit clockwork(hawser::detail::worker& on)
+            : timer([](timer& self) noexcept { static_cast<clockwork&>(self).tick(); }), home(on) {}
+        void tick() {
+          if (ticks-- == 0) return done.set_value();
+          home.arm(*this, home.now() + 1ms);
+        }
+        hawser::detail::worker& home;
+        unsigned ticks = 100;
+        std::promise<void> done;
+      };
+      clockwork each(only);
+      test::run_on(only, [&] { each.tick(); });
+      const auto before = runtime->stats().workers[0];
+      each.done.get_future().wait();
+      const auto after = runtime->stats().workers[0];
+      CHECK(after.parks <= before.parks + 3);
+      CHECK(after.spins_paid >= before.spins_paid + 90);
+    }
+  }
+
   // Posts between two workers of one process on cores of their own find each other spinning. How
   // often depends on who else uses the cores, so what is checked holds always.
   TEST_CASE("what finds its target spinning pays, and never costs more than it was tried") {

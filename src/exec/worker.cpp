@@ -562,12 +562,13 @@ bool worker::doze() noexcept {
 }
 
 // What stirs in memory is answered from here, so that no clock is read between a question and its
-// answer; now and then the loop has its turn.
+// answer; now and then the loop has its turn. A timer that comes due meanwhile is found like
+// anything else: nothing was looked for in vain.
 bool worker::spin(clock::time_point start, clock::duration limit, bool searching) noexcept {
   constexpr unsigned rounds_a_search = 4;
   constexpr unsigned looks_a_round = 16;
   constexpr auto longest = 100us;  // without a look at what only the loop looks at
-  const auto budget = std::min<clock::duration>(spin_.next(), limit);
+  const clock::duration budget = spin_.next();
   if (budget <= clock::duration::zero()) return false;
   ++counts_.spins;
   auto since = start;
@@ -592,7 +593,7 @@ bool worker::spin(clock::time_point start, clock::duration limit, bool searching
                        (searching && round % rounds_a_search == 0 && search());
     latest = latest_ = now();
     const auto spent = latest - since;
-    if (found) {
+    if (found || latest - start >= limit) {
       note_found(spent);
       return true;
     }
