@@ -26,6 +26,7 @@
 
 #include "os/platform.hpp"
 #include "shm/stream_segment.hpp"
+#include "shm/tally.hpp"
 #include "support/environment.hpp"
 #include "support/process.hpp"
 #include "support/streams.hpp"
@@ -421,6 +422,44 @@ TEST_SUITE("shm_stream") {
       CHECK(in.read_time.total() == 2 * on);
       CHECK((out.writes != 0) == metrics);
     }
+  }
+
+  TEST_CASE("counters agree with each other whenever they are read, and none goes back") {
+    hawser::shm::tally counts;
+    std::atomic<bool> done{false};
+    std::thread reading([&] {
+      hawser::shm::tally::sums before;
+      while (!done.load()) {
+        const auto now = counts.get();
+        if (now.bytes != now.records * 8 || now.records < before.records ||
+            now.alone < before.alone) {
+          FAIL_CHECK("records " << now.records << ", bytes " << now.bytes);
+          return;
+        }
+        before = now;
+      }
+    });
+    unsigned thousands = 0;
+    for (std::uint64_t i = 0; i < 300'000; ++i) {
+      if (i % 3 == 2) {
+        counts.add(2, 16);
+      } else if (counts.add(8)) {
+        ++thousands;
+      }
+    }
+    done = true;
+    reading.join();
+    const auto all = counts.get();
+    CHECK(all.records == 400'000);
+    CHECK(all.bytes == 8 * 400'000);
+    CHECK(all.alone == 200'000);
+    CHECK(thousands == 200);
+
+    // The largest records there are do not run over into their number.
+    hawser::shm::tally large;
+    for (unsigned i = 0; i < 2500; ++i) large.add(std::uint64_t{1} << 29);
+    CHECK(large.get().records == 2500);
+    CHECK(large.get().bytes == std::uint64_t{2500} << 29);
   }
 
   // ---- the end ------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ namespace {
 using namespace std::chrono_literals;
 using std::chrono::nanoseconds;
 
-constexpr unsigned sampled_one_in = 1000;
 constexpr unsigned looks_between_clocks = 32;
 // What write_all() makes of bytes: the reader copies one record while the next is written.
 constexpr std::size_t piece_bytes = 16 << 10;
@@ -56,10 +55,10 @@ nanoseconds deadline::left(clock::time_point now) const noexcept {
 // ---- metrics --------------------------------------------------------------------------------
 
 stream_core::timing::timing(stream_core& of, bool writing) noexcept {
-  if (!of.options_.metrics) return;
-  unsigned& left = writing ? of.out_.until_sample : of.in_.until_sample;
-  if (--left != 0) return;
-  left = sampled_one_in;
+  bool& is_due = writing ? of.out_.next.is_due : of.in_.next.is_due;
+  if (!is_due) [[likely]]
+    return;
+  is_due = false;
   counts_ = writing ? &of.out_.counts : &of.in_.counts;
   begin_ = clock::now();
 }
@@ -79,14 +78,16 @@ shm_stream_stats stream_core::stats() const noexcept {
   shm_stream_stats all;
   const stream_counters& out = out_.counts;
   const stream_counters& in = in_.counts;
-  all.writes = out.records;
-  all.reads = in.records;
-  all.bytes_written = out.bytes;
-  all.bytes_read = in.bytes;
+  const tally::sums written = out.moved.get();
+  const tally::sums read = in.moved.get();
+  all.writes = written.records;
+  all.reads = read.records;
+  all.bytes_written = written.bytes;
+  all.bytes_read = read.bytes;
   all.full_stalls = out.full_stalls;
   all.errors = out.errors + in.errors;
   all.wakeups_sent = out.wakeups_sent + in.wakeups_sent;
-  all.wakeups_spared = out.wakeups_spared + in.wakeups_spared;
+  all.wakeups_spared = written.alone + out.wakeups_spared;
   all.spins = out.spins + in.spins;
   all.spins_paid = out.spins_paid + in.spins_paid;
   all.sleeps = out.sleeps + in.sleeps;
@@ -104,7 +105,9 @@ stream_core::stream_core(stream_segment mapped, const shm_stream_options& option
       options_(options),
       peer_(other(segment_.end())),
       out_(segment_.writer(), segment_.way(segment_.end()), options.spin),
-      in_(segment_.reader(), segment_.way(peer_), options.spin) {}
+      in_(segment_.reader(), segment_.way(peer_), options.spin) {
+  out_.next.is_due = in_.next.is_due = options.metrics;
+}
 
 stream_core::~stream_core() {
   close();
@@ -318,14 +321,18 @@ std::error_code stream_core::wait(Half& of, std::atomic<std::uint32_t>& word, co
 
 // ---- writing --------------------------------------------------------------------------------
 
-void stream_core::publish() noexcept {
-  if (!out_.ring.publish()) return;
+bool stream_core::wake_reader() noexcept {
   meet_peer(out_.fences);
   out_.fences.between_publish_and_look();
-  const bool wakes = out_.bell.ring();
-  if (wakes) platform::wake_one(out_.bell.word());
-  if (!options_.metrics) return;
-  ++(wakes ? out_.counts.wakeups_sent : out_.counts.wakeups_spared);
+  if (!out_.bell.ring()) return false;
+  platform::wake_one(out_.bell.word());
+  if (options_.metrics) ++out_.counts.wakeups_sent;
+  return true;
+}
+
+void stream_core::publish() noexcept {
+  if (!out_.ring.publish() || wake_reader()) return;
+  if (options_.metrics) ++out_.counts.wakeups_spared;
 }
 
 // What was committed must be seen before we wait: it may be all that the reader can take.
@@ -351,10 +358,6 @@ bool stream_core::append(std::span<const std::byte> record) noexcept {
     return false;
   if (!record.empty()) std::memcpy(out_.ring.memory().at(at), record.data(), record.size());
   out_.ring.commit(record.size());
-  if (options_.metrics) {
-    ++out_.counts.records;
-    out_.counts.bytes += record.size();
-  }
   return true;
 }
 
@@ -368,7 +371,14 @@ std::error_code stream_core::write(std::span<const std::byte> record,
     if (why) return count(out_.counts, why);
     static_cast<void>(append(record));
   }
-  publish();
+  static_cast<void>(out_.ring.publish());
+  const bool woke = wake_reader();
+  if (!options_.metrics) return {};
+  if (woke) [[unlikely]] {
+    out_.counts.moved.add(1, record.size());  // what add() counts alone has woken nobody
+  } else if (out_.counts.moved.add(record.size())) {
+    out_.next.is_due = true;
+  }
   return {};
 }
 
@@ -382,14 +392,26 @@ std::error_code stream_core::write_batch(std::span<const std::span<const std::by
   }
   std::error_code why = why_not_writable();
   const deadline until(limit);
+  std::size_t counted = 0;
+  std::size_t bytes = 0;
+  const auto count_them = [&] {
+    if (options_.metrics) out_.counts.moved.add(written - counted, bytes);
+    counted = written;
+    bytes = 0;
+  };
   while (!why && written < records.size()) {
-    if (append(records[written])) {
+    const auto record = records[written];
+    if (append(record)) {
       ++written;
+      bytes += record.size();
     } else {
-      why = make_room(records[written].size(), until);
+      count_them();
+      why = make_room(record.size(), until);
     }
   }
   publish();
+  count_them();
+  out_.next.count_call(options_.metrics);
   return count(out_.counts, why);
 }
 
@@ -404,11 +426,13 @@ std::error_code stream_core::write_all(std::span<const std::byte> bytes, shm_str
     const auto piece = bytes.subspan(written, std::min(most, bytes.size() - written));
     if (append(piece)) {
       written += piece.size();
+      if (options_.metrics) out_.counts.moved.add(1, piece.size());
       publish();
     } else {
       why = make_room(piece.size(), until);
     }
   }
+  out_.next.count_call(options_.metrics);
   return count(out_.counts, why);
 }
 
@@ -485,13 +509,15 @@ bool stream_core::await_record(shm_stream::timeout limit, std::error_code& error
   return false;
 }
 
-void stream_core::take(std::byte* into) noexcept {
+void stream_core::copy_out(std::byte* into) noexcept {
   if (left_ != 0) std::memcpy(into, in_.ring.memory().at(at_), left_);
-  if (options_.metrics) {
-    ++in_.counts.records;
-    in_.counts.bytes += left_;
-  }
   let_go();
+}
+
+void stream_core::take(std::byte* into) noexcept {
+  const std::size_t bytes = left_;
+  copy_out(into);
+  if (options_.metrics && in_.counts.moved.add(bytes)) in_.next.is_due = true;
 }
 
 bool stream_core::read_batch(shm_batch& into, std::size_t most, shm_stream::timeout limit,
@@ -508,9 +534,11 @@ bool stream_core::read_batch(shm_batch& into, std::size_t most, shm_stream::time
   while (into.records_.size() < most && look() && left_ <= into.capacity_ - into.used_) {
     const std::size_t bytes = left_;
     into.records_.push_back({into.used_, bytes});
-    take(into.bytes_.get() + into.used_);
+    copy_out(into.bytes_.get() + into.used_);
     into.used_ += bytes;
   }
+  if (options_.metrics) in_.counts.moved.add(into.size(), into.used_);
+  in_.next.count_call(options_.metrics);
   return true;
 }
 
@@ -527,13 +555,14 @@ bool stream_core::read_exact(std::span<std::byte> into, shm_stream::timeout limi
       take(into.data() + read);
     } else {
       std::memcpy(into.data() + read, in_.ring.memory().at(at_), bytes);
-      if (options_.metrics) in_.counts.bytes += bytes;
+      if (options_.metrics) in_.counts.moved.add(0, bytes);
       at_ += bytes;
       left_ -= bytes;
     }
     read += bytes;
     if (limit.has_value()) left = *limit - (clock::now() - begin);
   }
+  in_.next.count_call(options_.metrics);
   return true;
 }
 

@@ -17,6 +17,7 @@
 #include "hawser/shm_stream.hpp"
 #include "shm/bell.hpp"
 #include "shm/stream_segment.hpp"
+#include "shm/tally.hpp"
 
 namespace hawser::shm {
 
@@ -40,12 +41,11 @@ class deadline {
 
 /// What one thread counts and any reads.
 struct stream_counters {
-  detail::counter records;
-  detail::counter bytes;
+  tally moved;
   detail::counter full_stalls;
   detail::counter errors;
   detail::counter wakeups_sent;
-  detail::counter wakeups_spared;
+  detail::counter wakeups_spared;  // but by records that were written alone and woke nobody
   detail::counter spins;
   detail::counter spins_paid;
   detail::counter sleeps;
@@ -81,7 +81,7 @@ class stream_core {
   [[nodiscard]] bool await_record(shm_stream::timeout limit, std::error_code& error) noexcept;
   /// Bytes of the record that was awaited.
   [[nodiscard]] std::size_t record_bytes() const noexcept { return left_; }
-  /// Copies and lets go of it.
+  /// Copies, counts and lets go of it.
   void take(std::byte* into) noexcept;
   [[nodiscard]] bool read_batch(shm_batch& into, std::size_t most, shm_stream::timeout limit,
                                 std::error_code& error);
@@ -110,6 +110,18 @@ class stream_core {
 
   enum class state : std::uint32_t { open, closed, violated };
 
+  // Whether the next call is timed: the first, then one in a thousand. Those that move one record
+  // are counted by their tally.
+  struct sampling {
+    bool is_due = false;
+    unsigned until_due = 1000;
+
+    void count_call(bool counts) noexcept {
+      if (!counts || --until_due != 0) return;
+      until_due = 1000;
+      is_due = true;
+    }
+  };
   // What the thread of one direction has for itself.
   struct alignas(128) outgoing {
     outgoing(ring_writer<> to, stream_way& shared, const spin_policy& policy) noexcept
@@ -119,7 +131,7 @@ class stream_core {
     shm::bell<> bell;  // of the peer's reader
     barriers fences;
     detail::spin_budget spin;
-    unsigned until_sample = 1;
+    sampling next;
     std::atomic<std::uint32_t> shut{0};  // 1: close_writing()
     clock::time_point checked{};
     stream_counters counts;
@@ -132,7 +144,7 @@ class stream_core {
     shm::bell<> bell;  // of our reader
     barriers fences;
     detail::spin_budget spin;
-    unsigned until_sample = 1;
+    sampling next;
     clock::time_point checked{};
     stream_counters counts;
   };
@@ -165,7 +177,10 @@ class stream_core {
   /// Puts one record into the ring; the reader does not see it yet. False: no room.
   bool append(std::span<const std::byte> record) noexcept;
   void publish() noexcept;
+  /// After what was published. False: it is awake.
+  bool wake_reader() noexcept;
   [[nodiscard]] bool look() noexcept;
+  void copy_out(std::byte* into) noexcept;
   void give_back() noexcept;
   void wake_writer() noexcept;
   void let_go() noexcept;
