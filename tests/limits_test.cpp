@@ -89,19 +89,10 @@ std::size_t mapped_bytes() {
   return pages * hawser::platform::page_bytes();
 }
 
-task<void> ask(hawser::link from, hawser::link to) {
-  co_await from.control().send("question");
-  const auto question = co_await to.control().recv();
-  if (!question.has_value()) hawser::failure(errc::closed, "no question").raise();
-  co_await to.control().send("answer");
-  const auto answer = co_await from.control().recv();
-  if (!answer.has_value()) hawser::failure(errc::closed, "no answer").raise();
-}
-
 /// Talks until the link shares memory, or has said why not.
 task<hawser::link_road> until_decided(hawser::link from, hawser::link to) {
   for (;;) {
-    for (int i = 0; i < 100; ++i) co_await ask(from, to);
+    for (int i = 0; i < 100; ++i) co_await test::ask(from, to);
     hawser::link_road road = from.road();
     if (road.shared_memory || !road.why_not.empty()) co_return road;
   }
@@ -127,14 +118,14 @@ struct two_links {
     for (auto& both : {std::tie(client, server), std::tie(other_client, other_server)}) {
       auto& [connected, accepted] = both;
       hawser::sync_wait(runtime, connect(listener, options, connected, accepted));
-      hawser::run(runtime, ask, connected, accepted);
+      hawser::run(runtime, test::ask, connected, accepted);
     }
   }
 
   hawser::link_road decide() { return hawser::run(runtime, until_decided, client, server); }
   /// Once there is enough again.
   void expect_unharmed() {
-    hawser::run(runtime, ask, client, server);
+    hawser::run(runtime, test::ask, client, server);
     const auto road = hawser::run(runtime, until_decided, other_client, other_server);
     CHECK(road.shared_memory);
     CHECK(log.count(hawser::log_level::error) == 0);
@@ -221,7 +212,7 @@ TEST_SUITE("limits") {
           CHECK(named);
           CHECK_FALSE(made.error().text().empty());
         }
-        hawser::run(ends.runtime, ask, ends.client, ends.server);
+        hawser::run(ends.runtime, test::ask, ends.client, ends.server);
       }
       test::wait_until(ends.runtime, [&] { return test::segment_mappings() == mapped; });
       test::wait_until(ends.runtime, [&] { return test::open_descriptors() == descriptors; });

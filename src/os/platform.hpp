@@ -201,7 +201,7 @@ struct handle_list {
 
   std::array<native_handle, most> handles{};
   std::size_t count = 0;
-  bool cut_short = false;  // the process may not have as many as came
+  bool cut_short = false;  ///< the process may not have as many as came
 };
 /// As write_some() of one slice and read_some(), on a unix socket, with handles attached to the
 /// first byte. The writer keeps its own.

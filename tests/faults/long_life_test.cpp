@@ -212,18 +212,9 @@ test::habits sharing() {
   return how;
 }
 
-task<void> ask(hawser::link from, hawser::link to) {
-  co_await from.control().send("question");
-  const auto question = co_await to.control().recv();
-  CHECK(question.has_value());
-  co_await to.control().send("answer");
-  const auto answer = co_await from.control().recv();
-  CHECK(answer.has_value());
-}
-
 void connect_and_ask(linked& ends, std::array<hawser::link, 2>& both) {
   ends.connect(both[0], both[1]);
-  hawser::run(ends.runtime, ask, both[0], both[1]);
+  hawser::run(ends.runtime, test::ask, both[0], both[1]);
 }
 
 }  // namespace
@@ -341,7 +332,7 @@ TEST_SUITE("long_life") {
     how.client.keepalive = how.server.link.keepalive = 100ms;
     linked ends(transport::shared_memory, how);
     hawser::run(ends.runtime, [&]() -> task<void> {
-      for (int i = 0; i < 3; ++i) co_await ask(ends.client, ends.server);  // both have moved then
+      for (int i = 0; i < 3; ++i) co_await test::ask(ends.client, ends.server);  // both have moved
       for (const auto* const way : {&ends.client, &ends.server}) {
         auto& to = way == &ends.client ? ends.server : ends.client;
         auto lent = co_await way->bulk().loan(600'000);

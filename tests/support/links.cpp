@@ -79,6 +79,15 @@ void linked::connect(hawser::link& connected, hawser::link& accepted) {
   hawser::sync_wait(runtime, join(listener, listener.uri(), how.client, connected, accepted));
 }
 
+hawser::task<void> ask(hawser::link from, hawser::link to) {
+  co_await from.control().send("question");
+  const auto question = co_await to.control().recv();
+  if (!question.has_value()) hawser::failure(hawser::errc::closed, "no question").raise();
+  co_await to.control().send("answer");
+  const auto answer = co_await from.control().recv();
+  if (!answer.has_value()) hawser::failure(hawser::errc::closed, "no answer").raise();
+}
+
 hawser::channel_counts counts_of(hawser::runtime& where, const hawser::link& link,
                                  hawser::priority kind) {
   return hawser::sync_wait(where, count(link, kind));

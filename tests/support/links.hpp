@@ -70,6 +70,11 @@ struct linked {
 /// The configuration of config() with a log.
 [[nodiscard]] hawser::executor_config config(unsigned threads, log_book& log);
 
+/// A question on control, and its answer.
+///
+/// Errors: those of the channel; errc::closed if one of them does not come.
+[[nodiscard]] hawser::task<void> ask(hawser::link from, hawser::link to);
+
 /// Of a link that is alive, read where it lives.
 [[nodiscard]] hawser::channel_counts counts_of(hawser::runtime& where, const hawser::link& link,
                                                hawser::priority kind);
