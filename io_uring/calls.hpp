@@ -74,6 +74,9 @@ enum class site : std::uint8_t {
   send_handles,
   recv_handles,
   membarrier,
+  // Files that are sent.
+  open_to_read,
+  pread,
   // The names of such memory, and the processes behind them.
   shm_open,
   shm_unlink,
@@ -359,6 +362,19 @@ inline int madvise(void* first, std::size_t bytes, int advice) noexcept {
 [[nodiscard]] inline ssize_t recv_handles(int socket, msghdr& message) noexcept {
   return attempt(site::recv_handles,
                  [&] { return ::recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC); });
+}
+
+[[nodiscard]] inline int open_to_read(const char* path) noexcept {
+  return attempt(site::open_to_read, [&] { return ::open(path, O_RDONLY | O_CLOEXEC); });
+}
+
+[[nodiscard]] inline ssize_t pread(int file, void* into, std::size_t bytes,
+                                   std::uint64_t offset) noexcept {
+  const verdict now = decide(site::pread);
+  if (now.cut) bytes = std::min<std::size_t>(bytes, 1);
+  if (now.error == 0) return ::pread(file, into, bytes, static_cast<off_t>(offset));
+  errno = now.error;
+  return -1;
 }
 
 [[nodiscard]] inline int membarrier(int command) noexcept {

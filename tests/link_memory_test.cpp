@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "hawser/hawser.hpp"
+#include "shm/arena.hpp"
 #include "shm/segment.hpp"
 #include "support/config.hpp"
 #include "support/environment.hpp"
@@ -125,14 +126,17 @@ struct host {
 
 /// A client written by hand, up to the offer of a segment.
 struct raw_sharer {
-  explicit raw_sharer(const std::string& uri, const shm::ring_sizes& sizes = small_rings)
-      : link(uri, greeting()), offering(uri), segment(shm::segment::create(sizes, false)) {
+  explicit raw_sharer(const std::string& uri, const shm::ring_sizes& sizes = small_rings,
+                      std::uint64_t further_features = 0)
+      : link(uri, greeting(further_features)),
+        offering(uri),
+        segment(shm::segment::create(sizes, false)) {
     for (std::size_t i = 0; i < shm::ring_count; ++i) CHECK_FALSE(segment.reserve(i));
   }
 
-  static wire::hello greeting() {
+  static wire::hello greeting(std::uint64_t further_features) {
     auto hello = test::make_hello();
-    hello.features = wire::feature::share;
+    hello.features = wire::feature::share | further_features;
     return hello;
   }
   [[nodiscard]] wire::share offer() const {
@@ -371,6 +375,40 @@ TEST_SUITE("link_memory") {
           }) == errc::unsupported);
     test::wait_until(at.runtime, [&] { return test::open_descriptors() == descriptors; });
     at.exchange();
+  }
+
+  TEST_CASE("files are agreed upon, and so is the socket that they cross") {
+    constexpr std::size_t arena_bytes = shm::arena_bytes_min;
+    constexpr auto all = wire::feature::lend | wire::feature::pass_sealed | wire::feature::pass_any;
+    hawser::link_options sealed;
+    sealed.pass_files = 1;
+    host at("unix:", sealed);
+    at.connect({});
+    const std::size_t descriptors = test::open_descriptors();
+    const auto outcome = [&](std::uint64_t features, std::size_t arena, std::size_t sockets) {
+      raw_sharer peer(at.listener.uri(), small_rings, features);
+      const auto link = at.accept();
+      CHECK(peer.link.welcome.features ==
+            (wire::feature::share | (features & ~wire::feature::pass_any)));
+      wire::share offer = peer.offer();
+      offer.arena_bytes = arena;
+      std::vector<platform::native_handle> handles{peer.segment.handle()};
+      const auto loans = shm::arena_memory::create(arena_bytes);
+      if (arena != 0) handles.push_back(loans.handle());
+      const auto [one, other] = platform::socket_pair();
+      handles.insert(handles.end(), sockets, other);
+      const auto got = peer.propose(offer, handles);
+      platform::close(one);
+      platform::close(other);
+      return got;
+    };
+    CHECK(outcome(all, arena_bytes, 1) == std::nullopt);
+    CHECK(outcome(all, arena_bytes, 0) == errc::protocol_violation);
+    CHECK(outcome(all, arena_bytes, 2) == errc::protocol_violation);
+    CHECK(outcome(all, 0, 1) == errc::protocol_violation);
+    CHECK(outcome(wire::feature::lend, arena_bytes, 1) == errc::protocol_violation);
+    CHECK(outcome(wire::feature::lend, arena_bytes, 0) == std::nullopt);
+    test::wait_until(at.runtime, [&] { return test::open_descriptors() == descriptors; });
   }
 
   TEST_CASE("memory that could change its size, or is none, is refused by name") {

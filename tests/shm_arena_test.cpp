@@ -17,7 +17,9 @@
 #include <vector>
 
 #include "hawser/hawser.hpp"
+#include "shm/file_view.hpp"
 #include "support/environment.hpp"
+#include "support/links.hpp"
 #include "support/mappings.hpp"
 #include "support/on_worker.hpp"
 
@@ -28,7 +30,9 @@ using hawser::shared_buffer;
 using hawser::shm::arena;
 using hawser::shm::arena_memory;
 using hawser::shm::buddies;
+using hawser::shm::file_passage;
 using hawser::shm::granule_bytes;
+using hawser::shm::passable;
 using test::on_worker;
 
 constexpr std::size_t smallest = hawser::shm::arena_bytes_min;
@@ -45,12 +49,19 @@ struct told final : hawser::shm::arena_events {
 
 /// Both sides of one arena, on the worker that calls this.
 struct both {
-  explicit both(std::size_t bytes = smallest) {
+  explicit both(std::size_t bytes = smallest, passable files = passable::none) {
     arena_memory mine = arena_memory::create(bytes);
     auto handle = hawser::platform::native_handle(::dup(static_cast<int>(mine.handle())));
     arena_memory others = arena_memory::adopt(handle, bytes);
-    client = arena::make(std::move(mine), client_told);
-    server = arena::make(std::move(others), server_told);
+    file_passage ours;
+    file_passage theirs;
+    if (files != passable::none) {
+      const auto [one, other] = hawser::platform::socket_pair();
+      ours = {one, files};
+      theirs = {other, files};
+    }
+    client = arena::make(std::move(mine), std::move(ours), client_told);
+    server = arena::make(std::move(others), std::move(theirs), server_told);
   }
   both(const both&) = delete;
   both& operator=(const both&) = delete;
@@ -279,6 +290,71 @@ TEST_SUITE("shm_arena") {
       });
     }
     CHECK(test::segment_mappings() == 0);
+  }
+
+  TEST_CASE("a file is lent whole and once, under a number that comes free") {
+    const std::size_t descriptors = test::open_descriptors();
+    constexpr std::size_t bytes = 100'000;
+    const auto lend = [](arena& by) {
+      const auto made = hawser::platform::create_memory(bytes);
+      if (by.may_lend_file({bytes, true})) {
+        return by.lend_file(made, 8, hawser::shm::view_file(made, 8, bytes - 8));
+      }
+      hawser::platform::release_handle(made);
+      return shared_buffer();
+    };
+    on_worker([&] {
+      both without;
+      CHECK(lend(*without.client).empty());
+      both ends(smallest, passable::sealed);
+      CHECK_FALSE(ends.client->may_lend_file({bytes, false}));
+      shared_buffer sent = lend(*ends.client);
+      REQUIRE(ends.client->has_lent(sent));
+      CHECK_FALSE(ends.client->has_lent(sent.slice(8, 100)));
+      CHECK_FALSE(ends.server->has_lent(sent));
+      REQUIRE(ends.client->prepare(sent));
+      const auto at = ends.client->place_of(sent);
+      ends.client->hand_over(sent);
+      CHECK_FALSE(ends.client->has_lent(sent));  // it has gone
+      CHECK(ends.client->files_passed() == 1);
+      std::optional<shared_buffer> came = ends.server->borrow(at, bytes - 8);
+      REQUIRE(came->size() == bytes - 8);
+      CHECK(std::memcmp(came->data(), sent.data(), came->size()) == 0);
+      CHECK(ends.server->borrow(at, bytes - 8).empty());
+      CHECK(ends.server->borrow(at + 8, bytes - 8).empty());
+      came.reset();
+      REQUIRE(ends.server_told.let_go == std::vector<std::uint64_t>{at});
+      CHECK_FALSE(ends.client->take_return(at + 8));
+      CHECK(ends.client->take_return(at));
+      CHECK_FALSE(ends.client->take_return(at));
+
+      // The number is free, whoever still has the bytes.
+      const shared_buffer another = lend(*ends.client);
+      REQUIRE(ends.client->prepare(another));
+      CHECK(ends.client->place_of(another) == at);
+      sent = {};
+      ends.client->hand_over(another);
+      CHECK(ends.client->take_return(at));
+
+      // What is never sent takes up none; what was let go of elsewhere gives its own back at home.
+      const shared_buffer unsent = lend(*ends.client);
+      std::vector<shared_buffer> all;
+      for (std::uint32_t i = 0; i < file_passage::slots; ++i) {
+        all.push_back(lend(*ends.client));
+        REQUIRE(ends.client->prepare(all.back()));
+      }
+      CHECK_FALSE(ends.client->prepare(unsent));
+      std::thread([&] { all.clear(); }).join();
+      ends.client->collect();
+      CHECK(ends.client->prepare(unsent));
+      ends.client->hand_over(unsent);
+      came = ends.server->borrow(ends.client->place_of(unsent), bytes - 8);
+      std::exchange(ends.client, nullptr)->abandon();
+      std::exchange(ends.server, nullptr)->abandon();
+      CHECK(std::memcmp(came->data(), unsent.data(), bytes - 8) == 0);
+    });
+    CHECK(test::segment_mappings() == 0);
+    CHECK(test::open_descriptors() == descriptors);
   }
 
   TEST_CASE("an arena of another size than was said is refused") {

@@ -59,7 +59,7 @@ struct shared_peer final : shm::arena_events {
     REQUIRE(peer->may_lend());
     shm::arena_memory theirs = shm::arena_memory::create(arena_bytes);
     platform::native_handle handle = ::dup(static_cast<int>(theirs.handle()));
-    own = shm::arena::make(shm::arena_memory::adopt(handle, arena_bytes), *this);
+    own = shm::arena::make(shm::arena_memory::adopt(handle, arena_bytes), {}, *this);
     memory = std::move(theirs);
     peer->shared();
     peer->lend_from(own);

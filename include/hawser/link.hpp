@@ -66,6 +66,12 @@ struct link_options {
   /// than its own; what is not lent goes back to the system when the link falls silent.
   std::size_t arena_bytes = 16 << 20;
   std::size_t lend_from_bytes = 64 << 10;  ///< payloads from this size on are put there by send()
+  /// Where the link lends, what send_file() sends may cross as the file itself, which the peer
+  /// maps: 0 its contents are sent, 1 sealed memory (memfd_create, F_SEAL_SHRINK) is handed over, 2
+  /// any file is. Both sides must want it. Who is handed a file can read all of it, not only the
+  /// part; and with 2 both rely on each other that it is not cut short while it is read: that would
+  /// end the process that reads.
+  unsigned pass_files = 0;
   bool huge_pages = false;              ///< for shared memory, where the system has them
   /// connect() completes before the answer to its hello, so that what is sent on control and rpc
   /// goes along: the first reply comes after one round trip instead of two. A refusal then is the
@@ -119,7 +125,11 @@ struct link_road {
   std::uint64_t wakeups_spared = 0;  ///< publications that found it awake
   std::uint64_t full_stalls = 0;     ///< writes that had to wait for room in a ring
   std::size_t lent_bytes = 0;        ///< of our arena: with the peer, or not sent yet
+  std::uint64_t files_passed = 0;    ///< by send_file(), as handles
 };
+
+/// A file that is open for reading, as the system knows it: a descriptor.
+using file_handle = std::intptr_t;
 
 /// One of the four flow-controlled message queues of a link.
 ///
@@ -180,6 +190,22 @@ class channel {
   /// Cost:   no copy and no system call once the arena has been used as far; memory comes in units
   ///         of 4 KiB.
   [[nodiscard]] loan_op loan(std::size_t bytes);
+
+  /// Sends a part of a file as one message. How depends on the link: over shared memory the file
+  /// itself is handed over, where link_options::pass_files lets it, and else read into a loan; over
+  /// sockets alone the system sends from its own copy of the file, and no memory of this process is
+  /// filled. Small parts, and those of a unix link that is willing to share memory, are read.
+  ///
+  /// Shape:  as send(); 0..max_message_bytes of the peer. Position and mode of the file stay as
+  /// they
+  ///         are; it may be closed when this has completed. While the message is under way the
+  ///         file must not be cut short, or the link ends with errc::link_lost.
+  /// Errors: as send(); errc::unsupported if it is no regular file; std::errc::invalid_argument if
+  ///         it has no such part; the system's own; errc::limit_reached (blocking threads).
+  /// Cancel: as send(); a read that has begun ends first.
+  /// Cost:   a task, and a turn of a blocking thread for what may wait for a disk.
+  [[nodiscard]] task<void> send_file(file_handle file, std::uint64_t offset, std::size_t bytes,
+                                     message_header header = {}, lane via = lane::normal);
 
   /// Sends several, in order, with one await. Completes when all are accepted.
   ///

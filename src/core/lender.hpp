@@ -26,11 +26,16 @@ class lender {
   [[nodiscard]] virtual std::optional<buffer> loan(std::size_t bytes) = 0;
   /// Whether the payload lies in memory that was lent here, in a place that can be told.
   [[nodiscard]] virtual bool has_lent(const shared_buffer& payload) const noexcept = 0;
-  /// Shape: has_lent().
+  /// Shape: has_lent(), prepare() was true.
   [[nodiscard]] virtual std::uint64_t place_of(const shared_buffer& payload) const noexcept = 0;
-  /// The peer holds the payload from now on.
+  /// What is lent will be handed over: whatever the peer needs for that goes ahead. False: it
+  /// cannot be after all, and is a payload like any other.
   ///
   /// Shape: has_lent().
+  [[nodiscard]] virtual bool prepare(const shared_buffer& payload) noexcept = 0;
+  /// The peer holds the payload from now on.
+  ///
+  /// Shape: has_lent(), prepare() was true.
   virtual void hand_over(const shared_buffer& payload) noexcept = 0;
   /// The peer gives back what it had there. False: it had nothing there.
   [[nodiscard]] virtual bool take_return(std::uint64_t at) noexcept = 0;

@@ -21,6 +21,7 @@
 #include "link/listener_core.hpp"
 #include "link/socket_owner.hpp"
 #include "link/uri.hpp"
+#include "shm/handle_owner.hpp"
 
 namespace hawser {
 namespace detail {
@@ -165,7 +166,7 @@ class client_attacher final : public attacher {
   }
 
  private:
-  // Both calls end this object.
+  // Each call of the core ends this object.
   void done(const exchange::outcome& why, platform::native_handle socket,
             const exchange::first_words& came) noexcept {
     if (why.has_value()) return core_.attach_failed(channel_, why->detail());
@@ -197,7 +198,9 @@ class client_sharer final : public attacher {
     if (const std::error_code error = segment_.reserve(0)) {
       throw std::system_error(error, "shared memory: cannot reserve");
     }
-    if (core.wire().may_lend()) loans_ = shm::arena_memory::create(core.options().arena_bytes);
+    if (core.wire().may_lend()) {
+      loans_.memory = shm::arena_memory::create(core.options().arena_bytes);
+    }
     shm::port::introduce(core.home(), segment_, shm::side::client);
     exchange::plan plan;
     const auto dialled = dial(to, plan.connecting);
@@ -207,11 +210,17 @@ class client_sharer final : public attacher {
                       core.wire().attach_secret(),
                       shm::layout_version,
                       {},
-                      loans_.bytes()};
+                      loans_.memory.bytes()};
     std::copy(segment_.sizes().begin(), segment_.sizes().end(), offer.ring_bytes.begin());
     plan.words = wire::encode(offer);
     plan.handles.push_back(segment_.handle());
-    if (loans_.bytes() != 0) plan.handles.push_back(loans_.handle());
+    if (loans_.memory.bytes() != 0) plan.handles.push_back(loans_.memory.handle());
+    if (core.passable() != shm::passable::none) {
+      const auto [ours, theirs] = platform::socket_pair();
+      loans_.files = {ours, core.passable()};
+      far_end_.emplace(theirs);
+      plan.handles.push_back(theirs);
+    }
     plan.limit = core.options().handshake_timeout;
     plan.socket = dialling.give();
     exchange_.emplace(core.home(), std::move(plan),
@@ -240,7 +249,8 @@ class client_sharer final : public attacher {
 
   link_core& core_;
   shm::segment segment_;
-  shm::arena_memory loans_;
+  link_core::lent_memory loans_;
+  std::optional<shm::handle_owner> far_end_;  // of the socket that files cross, until it was passed
   std::optional<exchange> exchange_;
 };
 

@@ -59,6 +59,8 @@ wire::settings make_settings(const link_options& options) {
   settings.share = options.share_memory;
   settings.lend = options.arena_bytes != 0;
   settings.lend_from = options.lend_from_bytes;
+  settings.pass = options.pass_files == 0 ? 0 : wire::feature::pass_sealed;
+  if (options.pass_files == 2) settings.pass |= wire::feature::pass_any;
   return settings;
 }
 
@@ -307,7 +309,13 @@ void link_core::consider_sharing(bool now) noexcept {
   }
 }
 
-void link_core::share(shm::segment mapped, shm::arena_memory loans, shm::side own,
+shm::passable link_core::passable() const noexcept {
+  const std::uint64_t agreed = machine_.passes();
+  if ((agreed & wire::feature::pass_any) != 0) return shm::passable::any;
+  return agreed != 0 ? shm::passable::sealed : shm::passable::none;
+}
+
+void link_core::share(shm::segment mapped, lent_memory loans, shm::side own,
                       platform::native_handle socket, std::span<const std::byte> answer) noexcept {
   sharer_.reset();
   if (machine_.ended() || machine_.offline() || port_ != nullptr) {
@@ -322,7 +330,9 @@ void link_core::share(shm::segment mapped, shm::arena_memory loans, shm::side ow
   }
   std::unique_ptr<shm::ring_stream> ring;
   try {
-    if (loans.bytes() != 0) arena_ = shm::arena::make(std::move(loans), *this);
+    if (loans.memory.bytes() != 0) {
+      arena_ = shm::arena::make(std::move(loans.memory), std::move(loans.files), *this);
+    }
     ring = port_->open(0, pipes_[wire::shared_main]);
   } catch (const std::bad_alloc&) {
     drop_port();
@@ -364,7 +374,10 @@ link_road link_core::road() const {
     now.wakeups_spared = port_->counted().wakeups_spared;
     now.full_stalls = port_->counted().full_stalls;
   }
-  if (arena_ != nullptr) now.lent_bytes = arena_->lent_bytes();
+  if (arena_ != nullptr) {
+    now.lent_bytes = arena_->lent_bytes();
+    now.files_passed = arena_->files_passed();
+  }
   return now;
 }
 

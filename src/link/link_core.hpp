@@ -174,12 +174,22 @@ class link_core final : public component, private shm::port_events, private shm:
   }
   /// The peer has the segment, too, and the arena if there is one; takes over all. `own` is ours of
   /// its two sides. Once this side is ready, the peer is told `answer`, over the socket.
-  void share(shm::segment mapped, shm::arena_memory loans, shm::side own,
-             platform::native_handle socket, std::span<const std::byte> answer) noexcept;
+  struct lent_memory {
+    shm::arena_memory memory;
+    shm::file_passage files;
+  };
+  void share(shm::segment mapped, lent_memory loans, shm::side own, platform::native_handle socket,
+             std::span<const std::byte> answer) noexcept;
   /// What can lend so many bytes to that channel's messages, if anything can.
   [[nodiscard]] shm::arena* arena_of(std::size_t channel, std::size_t bytes) const noexcept {
     const bool lends = machine_.lends(channel) && arena_->may_lend(bytes);
     return lends ? arena_ : nullptr;
+  }
+  /// Which files both sides agree to hand over; what each of them must be told with the segment.
+  [[nodiscard]] shm::passable passable() const noexcept;
+  /// The same once they can be, by that channel.
+  [[nodiscard]] shm::arena* files_of(std::size_t channel) const noexcept {
+    return machine_.lends(channel) ? arena_ : nullptr;
   }
   /// The link goes on over its sockets.
   void share_failed(std::string_view why) noexcept;

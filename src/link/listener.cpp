@@ -537,13 +537,21 @@ void listener_core::share(link_core& core, sharing& offered) noexcept {
     if (handles.cut_short) {
       return no(errc::resource_exhausted, "no descriptor is left for shared memory");
     }
-    if (handles.count != (arena_bytes != 0 ? 2 : 1)) {
+    const shm::passable files = core.passable();
+    if (files != shm::passable::none && arena_bytes == 0) {
+      return no(errc::protocol_violation, "no arena, and files are to be passed");
+    }
+    if (handles.count != 1U + (arena_bytes != 0 ? 1 : 0) + (files != shm::passable::none ? 1 : 0)) {
       return no(errc::protocol_violation, "an offer to share has one handle for each memory");
     }
     shm::segment mapped = shm::segment::adopt(handles.handles[0], sizes);
-    shm::arena_memory loans;
+    link_core::lent_memory loans;
     if (arena_bytes != 0) {
-      loans = shm::arena_memory::adopt(handles.handles[1], static_cast<std::size_t>(arena_bytes));
+      loans.memory =
+          shm::arena_memory::adopt(handles.handles[1], static_cast<std::size_t>(arena_bytes));
+    }
+    if (files != shm::passable::none) {
+      loans.files = {std::exchange(handles.handles[2], platform::no_handle), files};
     }
     const auto attached = wire::encode_attached();
     core.share(std::move(mapped), std::move(loans), shm::side::server, offered.socket.give(),

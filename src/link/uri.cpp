@@ -124,6 +124,7 @@ constexpr std::array fields{
     number<&link_options::shared_bytes>("shared_bytes", 64 * kib, 1024 * mib),
     number<&link_options::arena_bytes>("arena_bytes", 0, shm::arena_bytes_max),
     number<&link_options::lend_from_bytes>("lend_from_bytes", 4 * kib, 1024 * mib),
+    number<&link_options::pass_files>("pass_files", 0, 2),
     number<&link_options::huge_pages>("huge_pages", 0, 1),
     number<&link_options::early>("early", 0, 1),
     duration<&link_options::handshake_timeout>("handshake_timeout", 1, day_ms),

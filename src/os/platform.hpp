@@ -127,7 +127,8 @@ void apply(native_handle socket, const stream_options& options) noexcept;
 /// Gives part of it back: it reads as zeros then, and is reserved or touched anew. Best effort.
 void unreserve_memory(native_handle memory, std::size_t offset, std::size_t bytes) noexcept;
 enum class access : std::uint8_t { read, read_write };
-/// Part of the memory, or all of it up to `bytes`.
+/// Part of the memory, or all of it up to `bytes`; or of a file. Touching what a file has lost
+/// since ends the process, and calls to the system that are given it fail.
 ///
 /// Shape:  `offset` a multiple of page_bytes().
 /// Errors: throws std::system_error.
@@ -212,6 +213,25 @@ struct handle_list {
                                              std::error_code& error) noexcept;
 [[nodiscard]] std::size_t read_with_handles(native_handle socket, std::span<std::byte> into,
                                             handle_list& came, std::error_code& error) noexcept;
+
+// ---- files --------------------------------------------------------------------------------
+
+struct file_facts {
+  std::uint64_t bytes = 0;
+  bool keeps_size = false;  ///< nobody can cut it short: what is mapped of it stays there
+};
+/// Errors: throws std::system_error, errc::unsupported if it is no regular file.
+[[nodiscard]] file_facts inspect_file(native_handle file);
+/// Another handle of it that can read, and nothing else.
+///
+/// Errors: throws std::system_error.
+[[nodiscard]] native_handle open_to_read(native_handle file);
+/// Fills all of `into`. Blocks.
+///
+/// Errors: throws std::system_error: std::errc::invalid_argument if the file ends before.
+void read_file(native_handle file, std::uint64_t offset, std::span<std::byte> into);
+/// Brings what is mapped of a file into memory. Blocks. Best effort.
+void read_ahead(std::span<const std::byte> mapped) noexcept;
 
 // ---- waiting for a word, in any process ---------------------------------------------------
 

@@ -79,8 +79,9 @@ void arena_memory::unreserve() noexcept {
 
 // ---- lending --------------------------------------------------------------------------------
 
-arena::arena(arena_memory memory, arena_events& owner)
+arena::arena(arena_memory memory, file_passage files, arena_events& owner)
     : memory_(std::move(memory)),
+      files_(std::move(files)),
       home_(*detail::current_executor),
       owner_(&owner),
       granules_(granules_of(memory_.bytes())) {}
@@ -91,7 +92,7 @@ std::optional<buffer> arena::loan(std::size_t bytes) {
     reserved_.resize(memory_.bytes() / reserve_step);
     by_granule_.resize(granules_.size());
   }
-  loaned& made = new_loaned();
+  loaned& made = new_loaned(kind::lent);
   std::uint32_t first = buddies::none;
   try {
     first = granules_.take(count);
@@ -127,15 +128,40 @@ bool arena::reserve(std::uint32_t first, std::uint32_t count) {
   return true;
 }
 
+// Of a file all of it, or nothing: who reads a part of it may do so in a mapping of his own.
 bool arena::has_lent(const shared_buffer& payload) const noexcept {
   if (payload.block() == nullptr || payload.block()->owner != this || payload.empty()) return false;
   const auto& out = static_cast<const loaned&>(*payload.block());
-  return out.granules != 0 && (payload.data() - out.first) % 8 == 0;
+  switch (out.what) {
+    case kind::lent:
+      return (payload.data() - out.first) % 8 == 0;
+    case kind::lent_file:
+      return out.file != platform::no_handle && payload.size() == out.capacity;
+    case kind::borrowed:
+      break;
+  }
+  return false;
 }
 
 std::uint64_t arena::place_of(const shared_buffer& payload) const noexcept {
   const auto& out = static_cast<const loaned&>(*payload.block());
   return out.at + static_cast<std::uint64_t>(payload.data() - out.first);
+}
+
+// A file is passed as soon as it is sure that a frame will speak of it: what is passed and never
+// spoken of would take up a slot for ever.
+bool arena::prepare(const shared_buffer& payload) noexcept {
+  auto& out = static_cast<loaned&>(*payload.block());
+  if (out.what != kind::lent_file) return true;
+  const auto free = std::find(by_slot_.begin(), by_slot_.end(), nullptr);
+  if (free == by_slot_.end()) return false;
+  const auto slot = static_cast<std::uint32_t>(free - by_slot_.begin());
+  if (!files_.pass(slot, {out.file, out.offset, out.capacity})) return false;
+  platform::release_handle(std::exchange(out.file, platform::no_handle));
+  out.at = first_file + 8 * std::uint64_t{slot};
+  *free = &out;
+  ++files_passed_;
+  return true;
 }
 
 void arena::hand_over(const shared_buffer& payload) noexcept {
@@ -144,14 +170,36 @@ void arena::hand_over(const shared_buffer& payload) noexcept {
   ++out.handed_over;
 }
 
-bool arena::take_return(std::uint64_t at) noexcept {
+// Where it is written down what was lent there.
+arena::loaned** arena::place(std::uint64_t at) noexcept {
+  if (at >= first_file) {
+    const std::uint64_t slot = (at - first_file) / 8;
+    return slot < by_slot_.size() ? &by_slot_[static_cast<std::size_t>(slot)] : nullptr;
+  }
   const std::uint64_t granule = at / granule_bytes;
-  if (granule >= by_granule_.size()) return false;
-  loaned* const out = by_granule_[static_cast<std::size_t>(granule)];
-  if (out == nullptr || out->handed_over == 0) return false;
+  return granule < by_granule_.size() ? &by_granule_[static_cast<std::size_t>(granule)] : nullptr;
+}
+
+bool arena::take_return(std::uint64_t at) noexcept {
+  loaned** const there = place(at);
+  if (there == nullptr || *there == nullptr || (*there)->handed_over == 0) return false;
+  loaned* const out = *there;
   --out->handed_over;
+  if (out->what == kind::lent_file) *there = nullptr;  // whatever else keeps the bytes
   detail::release(out);
   return true;
+}
+
+shared_buffer arena::lend_file(platform::native_handle file, std::uint64_t offset,
+                               shared_buffer view) {
+  loaned& made = new_loaned(kind::lent_file);
+  made.first = const_cast<std::byte*>(view.data());  // lent, not borrowed: it is never written to
+  made.capacity = view.size();
+  made.view = std::move(view);
+  made.file = file;
+  made.offset = offset;
+  references_.fetch_add(1, std::memory_order_relaxed);
+  return {&made, {made.first, made.capacity}};
 }
 
 void arena::shed() noexcept {
@@ -164,27 +212,44 @@ void arena::shed() noexcept {
 // ---- borrowing ------------------------------------------------------------------------------
 
 shared_buffer arena::borrow(std::uint64_t at, std::uint64_t bytes) {
-  if (bytes == 0 || at % 8 != 0 || at > memory_.bytes() || bytes > memory_.bytes() - at) return {};
-  loaned& made = new_loaned();
+  if (bytes == 0 || at % 8 != 0) return {};
+  if (at >= first_file) return borrow_file(at, bytes);
+  if (at > memory_.bytes() || bytes > memory_.bytes() - at) return {};
+  loaned& made = new_loaned(kind::borrowed);
   made.at = at;
   made.first = memory_.peers() + at;
-  made.granules = 0;
   made.capacity = static_cast<std::size_t>(bytes);
+  references_.fetch_add(1, std::memory_order_relaxed);
+  return {&made, {made.first, made.capacity}};
+}
+
+shared_buffer arena::borrow_file(std::uint64_t at, std::uint64_t bytes) {
+  const std::uint64_t slot = (at - first_file) / 8;
+  if (slot >= file_passage::slots) return {};
+  shared_buffer view = files_.receive(static_cast<std::uint32_t>(slot), bytes);
+  if (view.empty()) return {};
+  loaned& made = new_loaned(kind::borrowed);
+  made.at = at;
+  made.first = const_cast<std::byte*>(view.data());  // of a message, which is only read
+  made.capacity = view.size();
+  made.view = std::move(view);
   references_.fetch_add(1, std::memory_order_relaxed);
   return {&made, {made.first, made.capacity}};
 }
 
 // ---- what comes back ------------------------------------------------------------------------
 
-arena::loaned& arena::new_loaned() {
+arena::loaned& arena::new_loaned(kind what) {
   if (spare_ == nullptr) {
     auto* const made = new loaned;
     made->owner = this;
+    made->what = what;
     return *made;
   }
   loaned& made = *std::exchange(spare_, spare_->next);
   --spares_;
   made.references.store(1, std::memory_order_relaxed);  // nobody else knows it
+  made.what = what;
   return made;
 }
 
@@ -200,19 +265,23 @@ void arena::keep_spare(loaned& unused) noexcept {
 // Home's thread.
 void arena::settle(loaned& unused) noexcept {
   const std::uint64_t at = unused.at;
-  const std::uint32_t count = std::exchange(unused.granules, 0);
-  if (count != 0) {
+  const kind what = unused.what;
+  if (const std::uint32_t count = std::exchange(unused.granules, 0); count != 0) {
     const auto first = static_cast<std::uint32_t>(at / granule_bytes);
     std::fill_n(by_granule_.begin() + first, count, nullptr);
     granules_.give_back(first, count);
   }
+  if (what == kind::lent_file && at != 0) {
+    loaned** const slot = place(at);
+    if (*slot == &unused) *slot = nullptr;  // passed, and never spoken of
+  }
+  unused.view = {};
+  unused.at = 0;
+  platform::release_handle(std::exchange(unused.file, platform::no_handle));
   keep_spare(unused);
   references_.fetch_sub(1, std::memory_order_relaxed);  // the link's is there still
-  if (count != 0) {
-    owner_->on_room();
-  } else {
-    owner_->on_let_go(at);
-  }
+  if (what == kind::lent) owner_->on_room();
+  if (what == kind::borrowed) owner_->on_let_go(at);
 }
 
 void arena::take_back(detail::block& unused) noexcept {
@@ -249,11 +318,15 @@ void arena::let_go() noexcept {
 // threads only hand in what they let go of: once it is abandoned they delete it.
 void arena::abandon() noexcept {
   loaned* handed_over = nullptr;
+  const auto note = [&handed_over](loaned* out) {
+    if (out != nullptr && out->handed_over != 0) out->next = std::exchange(handed_over, out);
+  };
   for (std::size_t i = 0; i < by_granule_.size();) {
     loaned* const out = by_granule_[i];
     i += out == nullptr ? 1 : out->granules;
-    if (out != nullptr && out->handed_over != 0) out->next = std::exchange(handed_over, out);
+    note(out);
   }
+  for (loaned* const out : by_slot_) note(out);
   loaned* next = nullptr;
   {
     const std::lock_guard guard(mutex_);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +18,7 @@
 #include "os/birthmark.hpp"
 #include "os/platform.hpp"
 #include "shm/buddies.hpp"
+#include "shm/file_passage.hpp"
 #include "shm/segment.hpp"
 
 namespace hawser::shm {
@@ -92,6 +94,9 @@ class arena_events {
 /// so the arena lives until the last one has, though its link is long gone. What is borrowed the
 /// peer can still write to.
 ///
+/// A payload may also lie in a file, whose handle crosses instead: then the place is a slot of the
+/// passage.
+///
 /// Of the peer only numbers are believed, after they were checked; what is free is written down
 /// in memory of our own.
 ///
@@ -99,8 +104,8 @@ class arena_events {
 class arena final : public detail::block_owner, public detail::lender {
  public:
   /// Errors: throws std::bad_alloc.
-  [[nodiscard]] static arena* make(arena_memory memory, arena_events& owner) {
-    return new arena(std::move(memory), owner);
+  [[nodiscard]] static arena* make(arena_memory memory, file_passage files, arena_events& owner) {
+    return new arena(std::move(memory), std::move(files), owner);
   }
   /// The link is gone: the peer has nothing of ours any more. Whoever called make() does this once.
   void abandon() noexcept;
@@ -112,10 +117,24 @@ class arena final : public detail::block_owner, public detail::lender {
   [[nodiscard]] std::optional<buffer> loan(std::size_t bytes) override;
   [[nodiscard]] bool has_lent(const shared_buffer& payload) const noexcept override;
   [[nodiscard]] std::uint64_t place_of(const shared_buffer& payload) const noexcept override;
+  [[nodiscard]] bool prepare(const shared_buffer& payload) noexcept override;
   void hand_over(const shared_buffer& payload) noexcept override;
   [[nodiscard]] bool take_return(std::uint64_t at) noexcept override;
   [[nodiscard]] shared_buffer borrow(std::uint64_t at, std::uint64_t bytes) override;
   void shed() noexcept override;
+
+  /// Whether lend_file() takes a file of that kind.
+  [[nodiscard]] bool may_lend_file(const platform::file_facts& facts) const noexcept {
+    return files_.may_pass(facts);
+  }
+  /// A payload that the peer will map, once it is sent; where it cannot be passed after all, the
+  /// bytes of `view` go. Takes over the handle if it returns.
+  ///
+  /// Shape:  `view` is what the file has at `offset`; may_lend_file().
+  /// Errors: throws std::bad_alloc.
+  [[nodiscard]] shared_buffer lend_file(platform::native_handle file, std::uint64_t offset,
+                                        shared_buffer view);
+  [[nodiscard]] std::uint64_t files_passed() const noexcept { return files_passed_; }
 
   [[nodiscard]] std::size_t lent_bytes() const noexcept {
     return granules_.taken() * granule_bytes;
@@ -127,24 +146,38 @@ class arena final : public detail::block_owner, public detail::lender {
   void take_back(detail::block& unused) noexcept override;
 
  private:
+  enum class kind : std::uint8_t { lent, lent_file, borrowed };
   // Of what is lent or borrowed.
   struct loaned : detail::block {
-    std::uint64_t at = 0;
-    std::uint32_t granules = 0;  // zero: borrowed
-    std::uint32_t handed_over = 0;
-    loaned* next = nullptr;
-  };
+    ~loaned() { platform::release_handle(file); }
 
-  arena(arena_memory memory, arena_events& owner);
+    std::uint64_t at = 0;
+    std::uint32_t granules = 0;
+    std::uint32_t handed_over = 0;
+    kind what = kind::borrowed;
+    loaned* next = nullptr;
+    shared_buffer view;                                  // of a file
+    platform::native_handle file = platform::no_handle;  // lent, and not passed yet
+    std::uint64_t offset = 0;
+  };
+  // Places above all of an arena.
+  static constexpr std::uint64_t first_file = std::uint64_t{1} << 62;
+
+  arena(arena_memory memory, file_passage files, arena_events& owner);
   ~arena() = default;
 
-  [[nodiscard]] loaned& new_loaned();
+  [[nodiscard]] loaned& new_loaned(kind what);
+  [[nodiscard]] shared_buffer borrow_file(std::uint64_t at, std::uint64_t bytes);
+  [[nodiscard]] loaned** place(std::uint64_t at) noexcept;
   void keep_spare(loaned& unused) noexcept;
   void settle(loaned& unused) noexcept;
   [[nodiscard]] bool reserve(std::uint32_t first, std::uint32_t count);
   void let_go() noexcept;
 
   arena_memory memory_;
+  file_passage files_;
+  std::array<loaned*, file_passage::slots> by_slot_{};  // what was passed there
+  std::uint64_t files_passed_ = 0;
   detail::executor& home_;
   arena_events* owner_;  // home's; none once abandoned
   buddies granules_;

@@ -53,6 +53,8 @@ namespace feature {
 inline constexpr std::uint64_t resume = 1;  // the link outlives its connection
 inline constexpr std::uint64_t share = 2;   // pipes may be rings in shared memory
 inline constexpr std::uint64_t lend = 4;    // and payloads may lie in an arena
+inline constexpr std::uint64_t pass_sealed = 8;  // or in memory of the application's, if sealed
+inline constexpr std::uint64_t pass_any = 16;    // or in any file
 }  // namespace feature
 
 namespace flag {

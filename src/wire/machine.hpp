@@ -44,6 +44,8 @@ struct settings {
   bool share = false;  ///< pipes may be rings in shared memory
   bool lend = false;   ///< and payloads may lie in an arena: from this size on they are put there
   std::size_t lend_from = 64 << 10;
+  std::uint64_t pass =
+      0;  ///< of feature::pass_sealed and pass_any: files that may cross as handles
 };
 
 /// What has happened since the last look: flags instead of callbacks, so that nothing re-enters.
@@ -186,6 +188,8 @@ class machine {
   [[nodiscard]] unsigned pipes() const noexcept;
   /// The pipe that frames about the link ride on, and all channels without a pipe of their own.
   [[nodiscard]] std::size_t main_pipe() const noexcept { return tx_main_; }
+  /// This side is willing to share memory, whatever the peer says.
+  [[nodiscard]] bool would_share() const noexcept { return local_.share; }
   /// Both sides are willing to share memory.
   [[nodiscard]] bool may_share() const noexcept { return may_share_; }
   /// The two sides share a segment: what rides on pipe 0 moves to shared_main, as soon as that can
@@ -198,7 +202,9 @@ class machine {
   [[nodiscard]] bool in_memory() const noexcept { return tx_main_ == shared_main && !main_moving_; }
   /// Both sides are willing to lend each other payloads.
   [[nodiscard]] bool may_lend() const noexcept { return may_lend_; }
-  /// Where they lie from now on; until the connection is left, or null takes it away.
+  /// Of feature::pass_sealed and feature::pass_any: what both sides are willing to hand over.
+  [[nodiscard]] std::uint64_t passes() const noexcept { return passes_; }
+  /// Where loans lie from now on; until the connection is left, or null takes it away.
   ///
   /// Shape: may_lend(), shares().
   void lend_from(detail::lender* memory) noexcept { lender_ = memory; }
@@ -613,11 +619,12 @@ class machine {
   }
   [[nodiscard]] std::uint64_t features() const noexcept {
     return (survives() ? feature::resume : 0) | (local_.share ? feature::share : 0) |
-           (local_.share && local_.lend ? feature::lend : 0);
+           (local_.share && local_.lend ? feature::lend | local_.pass : 0);
   }
   void agree(std::uint64_t features) noexcept {
     may_share_ = agrees_to_share(features);
     may_lend_ = agrees_to_lend(features);
+    passes_ = may_lend_ ? local_.pass & features : 0;
   }
   [[nodiscard]] bool agrees_to_resume(std::uint64_t features) const noexcept {
     return survives() && (features & feature::resume) != 0;
@@ -673,6 +680,7 @@ class machine {
   std::size_t rx_main_ = 0;
   bool may_share_ = false;
   bool may_lend_ = false;
+  std::uint64_t passes_ = 0;
   bool shared_ = false;
   unsigned rings_ = 1U << shared_main;  // bit per pipe that is no socket
   bool main_move_wanted_ = false;

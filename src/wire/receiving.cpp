@@ -385,7 +385,7 @@ void machine::handle_data(std::size_t pipe, std::span<const std::byte> frame,
 void machine::handle_lent(std::size_t lane, const data_header& header, std::uint64_t cost) {
   if (lender_ == nullptr) return fail(errc::protocol_violation, "a loan, and nothing is shared");
   shared_buffer payload = lender_->borrow(header.at, header.total);
-  if (payload.empty()) return fail(errc::protocol_violation, "a loan outside of its arena");
+  if (payload.empty()) return fail(errc::protocol_violation, "a loan that is not there");
   deliver(lane, header, cost).payload = std::move(payload);
   // A peer that keeps what was not consumed keeps its loans until it hears of that, and the credit
   // that loans cost is too little to tell it soon.

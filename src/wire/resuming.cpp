@@ -81,6 +81,7 @@ void machine::leave_pipes() noexcept {
   moving_ = 0;
   tx_main_ = rx_main_ = 0;
   may_share_ = may_lend_ = shared_ = main_move_wanted_ = main_moving_ = false;
+  passes_ = 0;
   lender_ = nullptr;
   rings_ = 1U << shared_main;
   returns_due_.clear();
@@ -282,7 +283,7 @@ void machine::say_welcome(const hello& peer) {
   welcome answer;
   answer.version = std::min(peer.highest, version_highest);
   answer.features = (resumable_ ? feature::resume : 0) | (may_share_ ? feature::share : 0) |
-                    (may_lend_ ? feature::lend : 0);
+                    (may_lend_ ? feature::lend | passes_ : 0);
   answer.link_id = peer.link_id;
   answer.incarnation = local_.incarnation;
   answer.attach_secret = local_.attach_secret;

@@ -229,6 +229,7 @@ std::optional<verdict> machine::lend(std::size_t lane, std::span<const std::byte
   const std::uint64_t alone = data_prefix_max + bytes.size() + message_overhead;
   if (lane % 2 == 1 && alone > single_cost_max(peer_.window[lane])) return {};
   if (is_full(lane) || static_cast<std::uint64_t>(available(lane)) < cost) return {};
+  if (is_lent && !lender_->prepare(payload)) return {};
   shared_buffer there = payload;
   if (!is_lent) {
     auto copy = lender_->loan(bytes.size());

@@ -6,6 +6,7 @@
 // there failing in each way that this call can fail.
 #include <doctest/doctest.h>
 
+#include <fcntl.h>
 #include <netdb.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -105,6 +106,8 @@ const std::vector<frailty>& frailties() {
       {site::send_handles, "sending handles", both, {EINTR, EAGAIN, EPIPE, ETOOMANYREFS}},
       {site::recv_handles, "receiving handles", both, {EINTR, EAGAIN, ECONNRESET, ENOMEM}},
       {site::membarrier, "membarrier", both, {EPERM, ENOSYS}},
+      {site::open_to_read, "opening to read", both, {EMFILE, EACCES, ENOENT}},
+      {site::pread, "reading a file", both, {cut, EINTR, EIO, ENOMEM}},
       {site::shm_open, "shm_open", both, {EMFILE, EACCES, ENOENT, EEXIST, ENOSPC}},
       {site::shm_unlink, "shm_unlink", both, {EPERM, ENOENT}},
       {site::lock_byte, "locking", both, {EAGAIN, EACCES, ENOLCK}},
@@ -233,6 +236,32 @@ task<void> borrow(hawser::scope& all, hawser::listener& listener) {
     const auto answer = co_await client.rpc().recv();
     if (!answer.has_value()) hawser::failure(hawser::errc::closed, "no answer").raise();
     CHECK(test::is_pattern(*answer, i, bytes));
+  }
+  co_await client.close();
+}
+
+// Parts of a file are messages: over memory handed over, or read, and over sockets mapped.
+task<void> send_file(hawser::scope& all, hawser::listener& listener) {
+  auto passing = brisk;
+  passing.pass_files = 1;
+  auto ends =
+      co_await hawser::when_all(hawser::connect(listener.uri(), passing), listener.accept());
+  const auto [client, server] = std::move(ends);
+  all.spawn(echo(server, hawser::priority::rpc));
+  struct sample {
+    ~sample() { ::close(descriptor); }
+    int descriptor = ::memfd_create("sample", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  };
+  constexpr std::size_t bytes = 100'000;
+  const sample file;
+  const hawser::shared_buffer pattern = test::make_pattern(3, bytes);
+  REQUIRE(::write(file.descriptor, pattern.data(), bytes) == bytes);
+  REQUIRE(::fcntl(file.descriptor, F_ADD_SEALS, F_SEAL_SHRINK) == 0);
+  for (const std::size_t part : {bytes, std::size_t{1000}, bytes}) {
+    co_await client.rpc().send_file(file.descriptor, 0, part);
+    const auto answer = co_await client.rpc().recv();
+    if (!answer.has_value()) hawser::failure(hawser::errc::closed, "no answer").raise();
+    CHECK(test::is_pattern(*answer, 3, part));
   }
   co_await client.close();
 }
@@ -585,6 +614,17 @@ TEST_SUITE("faults") {
         auto listener = at.listen(where, transport::shared_memory);
         hawser::run(where, [&](hawser::scope& all) { return borrow(all, listener); });
       });
+      for (const auto each : {transport::tcp, transport::shared_memory}) {
+        torture_in(
+            runtime, "files over " + test::name_of(each), 8,
+            [each](const place& at, hawser::runtime& where) {
+              auto sharing = brisk;
+              sharing.pass_files = 1;
+              auto listener =
+                  hawser::listen(where, test::address_of(each, at.folder), {.link = sharing});
+              hawser::run(where, [&](hawser::scope& all) { return send_file(all, listener); });
+            });
+      }
       torture_in(runtime, "in place", 6, receive_in_place);
       torture_in(runtime, "files", 4, listen_at_files);
       torture_in(runtime, "reconnect", 4, come_again);
