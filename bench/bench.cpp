@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -306,6 +307,22 @@ void expect_number(std::uint64_t expected, std::uint64_t got) {
   if (expected == got) return;
   throw std::runtime_error("message " + std::to_string(expected) + " was expected and " +
                            std::to_string(got) + " came");
+}
+
+bulk_file::bulk_file()
+    : descriptor_(::memfd_create("hawser-bench", MFD_CLOEXEC | MFD_ALLOW_SEALING)) {
+  for (const auto& [at, asks] : {std::pair(first, 0U), std::pair(last, 1U)}) {
+    std::vector<std::byte> message(bulk_bytes);
+    write_note(message, {0, asks});
+    const auto written = ::pwrite(descriptor_, message.data(), bulk_bytes, static_cast<off_t>(at));
+    if (written != static_cast<ssize_t>(bulk_bytes)) throw std::runtime_error("memfd_create");
+  }
+  if (::fcntl(descriptor_, F_ADD_SEALS, F_SEAL_SHRINK) != 0)
+    throw std::runtime_error("F_ADD_SEALS");
+}
+
+bulk_file::~bulk_file() {
+  ::close(descriptor_);
 }
 
 void server_seat::announce(std::string_view address) const {

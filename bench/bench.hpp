@@ -150,6 +150,22 @@ class tally {
 /// Errors: throws unless both are the same: a peer that loses messages has no figures.
 void expect_number(std::uint64_t expected, std::uint64_t got);
 
+/// A file of two messages of bulk_bytes, in memory that cannot get smaller.
+class bulk_file {
+ public:
+  static constexpr std::uint64_t first = 0;
+  static constexpr std::uint64_t last = bulk_bytes;  ///< where the one is that asks for an answer
+
+  bulk_file();
+  bulk_file(const bulk_file&) = delete;
+  bulk_file& operator=(const bulk_file&) = delete;
+  ~bulk_file();
+  [[nodiscard]] int descriptor() const noexcept { return descriptor_; }
+
+ private:
+  int descriptor_;
+};
+
 /// From here on every socket that this process makes or accepts gets buffers of so many bytes each
 /// way: for a library that cannot be told. See imposed_entry() in sockets.hpp.
 void impose_socket_buffers(int bytes) noexcept;

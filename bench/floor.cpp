@@ -4,6 +4,7 @@
 // fan_in.cpp and uring.cpp.
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/sendfile.h>
 
 #include <algorithm>
 #include <array>
@@ -235,6 +236,23 @@ void call_bulk(client_seat& seat) {
   }
 }
 
+// The system copies from its own copy of the file to the socket.
+void call_sendfile(client_seat& seat) {
+  const auto server = connect_to_server(seat);
+  const bench::bulk_file file;
+  while (const auto count = seat.next_round()) {
+    for (std::uint64_t i = 1; i <= count; ++i) {
+      off_t from = i == count ? bench::bulk_file::last : bench::bulk_file::first;
+      for (std::size_t left = bench::bulk_bytes; left != 0;) {
+        const ssize_t sent = ::sendfile(server.descriptor(), file.descriptor(), &from, left);
+        if (sent <= 0) throw std::system_error(errno, std::generic_category(), "sendfile");
+        left -= static_cast<std::size_t>(sent);
+      }
+    }
+    expect_answer(server, count);
+  }
+}
+
 // ---- a connection a message -------------------------------------------------------------------
 
 void serve_connections(server_seat& seat) {
@@ -315,6 +333,7 @@ constexpr std::array entries{
     bench::entry{&bench::oneway_throughput, "floor", serve_oneway, call_oneway, 1,
                  bench::all_roads},
     bench::entry{&bench::bulk_1mib, "floor", serve_bulk, call_bulk, 1, bench::all_roads},
+    bench::entry{&bench::bulk_1mib, "floor_sendfile", serve_bulk, call_sendfile},
     bench::entry{&bench::connect_reply, "floor", serve_connections, call_and_leave},
     bench::entry{&bench::load, "floor", serve_batching_echo<event_loop>, call_by_the_clock},
 };

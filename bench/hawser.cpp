@@ -55,7 +55,13 @@ hawser::executor_config config_of(waits how) {
 }
 
 /// What a link asks for: how many sockets, and whether its question goes along with its hello.
-enum class link_kind : std::uint8_t { by_default, one_socket, one_socket_early, without_loans };
+enum class link_kind : std::uint8_t {
+  by_default,
+  one_socket,
+  one_socket_early,
+  without_loans,
+  passing_files
+};
 
 std::string address_of(const client_seat& seat, link_kind wanted) {
   switch (wanted) {
@@ -67,6 +73,8 @@ std::string address_of(const client_seat& seat, link_kind wanted) {
       return seat.address() + "?channels=1&early=1";
     case link_kind::without_loans:
       return seat.address() + "?arena_bytes=0";
+    case link_kind::passing_files:
+      return seat.address() + "?pass_files=1";
   }
   return seat.address();
 }
@@ -79,7 +87,7 @@ std::string address_of(const server_seat& seat) {
     case bench::road::unix_socket:
       return "unix:" + seat.unix_path() + "?share_memory=0";
     case bench::road::shared_memory:
-      return "shm:" + seat.unix_path();
+      return "shm:" + seat.unix_path() + "?pass_files=1";  // which the client decides, too
   }
   return "tcp://127.0.0.1:0";
 }
@@ -406,6 +414,19 @@ task<void> refer_to_bulk(hawser::channel& channel, client_seat& seat) {
   }
 }
 
+// Of a file that is in memory: read into loans, mapped and sent, or handed over.
+task<void> send_file(hawser::channel& channel, client_seat& seat) {
+  const bench::bulk_file file;
+  while (const auto count = seat.next_round()) {
+    for (std::uint64_t i = 1; i <= count; ++i) {
+      const std::uint64_t offset = i == count ? bench::bulk_file::last : bench::bulk_file::first;
+      co_await channel.send_file(file.descriptor(), offset, bench::bulk_bytes);
+    }
+    const auto answer = co_await channel.recv();
+    bench::expect_number(count, note_of(answer).number);
+  }
+}
+
 // ---- pings beside bulk ------------------------------------------------------------------------
 
 task<void> serve_both(hawser::listener listener, const server_seat&) {
@@ -614,6 +635,10 @@ constexpr std::array entries{
                  in_memory},
     bench::entry{&bench::bulk_1mib, "hawser_reference", serve<bulk, count_messages>,
                  call<bulk, refer_to_bulk>, 1, in_memory},
+    bench::entry{&bench::bulk_1mib, "hawser_file", serve<bulk, count_messages>,
+                 call<bulk, send_file>, 1, all_roads},
+    bench::entry{&bench::bulk_1mib, "hawser_file_passed", serve<bulk, count_messages>,
+                 call<bulk, send_file, waits::by_default, link_kind::passing_files>, 1, in_memory},
     bench::entry{&bench::connect_reply, "hawser", serve_links<serve_newcomers>,
                  call_links<call_and_leave<link_kind::by_default>>},
     bench::entry{&bench::connect_reply, "hawser_one", serve_links<serve_newcomers>,
