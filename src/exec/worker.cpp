@@ -568,11 +568,13 @@ bool worker::spin(clock::time_point start, clock::duration limit, bool searching
   constexpr unsigned rounds_a_search = 4;
   constexpr unsigned looks_a_round = 16;
   constexpr auto longest = 100us;  // without a look at what only the loop looks at
+  constexpr auto patience = 1us;   // as long as a peer takes to answer through memory
   const clock::duration budget = spin_.next();
   if (budget <= clock::duration::zero()) return false;
   ++counts_.spins;
   auto since = start;
   auto latest = start;
+  bool is_answered = false;  // memory has brought something just now, and may bring what follows
   for (unsigned round = 1;; ++round) {
     bool stirred = false;
     for (unsigned i = 0; sources_ != nullptr && !stirred && i < looks_a_round; ++i) {
@@ -585,8 +587,11 @@ bool worker::spin(clock::time_point start, clock::duration limit, bool searching
       if (is_wanted() || latest - start >= longest) return true;
       if (time_to_sleep(latest) == clock::duration::zero()) return true;
       ++counts_.spins;
+      is_answered = true;
       continue;
     }
+    if (is_answered && (latest = latest_ = now()) - since < patience) continue;
+    is_answered = false;
     reactor_->poll();
     run_hooks();
     const bool found = stirred || !ready_.empty() || is_wanted() ||
