@@ -217,14 +217,22 @@ void uring_reactor::expect_silence(uring_stream& sender) noexcept {
 }
 
 void uring_reactor::forget(uring_stream& sender) noexcept {
-  uring_stream** at = &silent_;
-  while (*at != nullptr && *at != &sender) at = &(*at)->next_silent_;
-  if (*at != nullptr) *at = sender.next_silent_;
+  for (uring_stream** at : {&silent_, &submitted_}) {
+    while (*at != nullptr && *at != &sender) at = &(*at)->next_silent_;
+    if (*at != nullptr) *at = sender.next_silent_;
+  }
 }
 
-void uring_reactor::settle_silent() noexcept {
-  if (silent_ == nullptr || !ring_.silence_means_success()) return;
-  uring_stream* next = std::exchange(silent_, nullptr);
+// Silence means nothing yet for what is written while completions are dispatched: the kernel has
+// not seen it, and would find other bytes if it were settled.
+void uring_reactor::turn_ring(clock::duration limit) noexcept {
+  uring_stream** last = &silent_;
+  while (*last != nullptr) last = &(*last)->next_silent_;
+  *last = submitted_;
+  submitted_ = std::exchange(silent_, nullptr);
+  ring_.turn(limit);
+  if (submitted_ == nullptr || !ring_.silence_means_success()) return;
+  uring_stream* next = std::exchange(submitted_, nullptr);
   while (next != nullptr) {
     uring_stream& settled = *next;
     next = settled.next_silent_;
@@ -244,8 +252,7 @@ void uring_reactor::turn(clock::duration limit) noexcept {
   } else {
     hot_.read();
   }
-  ring_.turn(limit);
-  settle_silent();
+  turn_ring(limit);
   if (poll_event_ >= 0) io_uring_cq_eventfd_toggle(&ring_.raw(), true);
 }
 
@@ -254,15 +261,12 @@ void uring_reactor::poll() noexcept {
   report_all();
   hot_.read();
   looking_ = true;
-  ring_.turn(clock::duration::zero());
+  turn_ring(clock::duration::zero());
   looking_ = false;
-  settle_silent();
 }
 
 void uring_reactor::submit() noexcept {
-  if (!ring_.has_submissions()) return;
-  ring_.turn(clock::duration::zero());
-  settle_silent();
+  if (ring_.has_submissions()) turn_ring(clock::duration::zero());
 }
 
 // The ring's own descriptor does not wake who polls it when work was only deferred to its thread;
@@ -286,8 +290,8 @@ void uring_reactor::take_poll_event() noexcept {
 }
 
 bool uring_reactor::has_more() const noexcept {
-  return first_ != nullptr || hurry_ || silent_ != nullptr || ring_.has_submissions() ||
-         ring_.has_news();
+  return first_ != nullptr || hurry_ || silent_ != nullptr || submitted_ != nullptr ||
+         ring_.has_submissions() || ring_.has_news();
 }
 
 namespace platform {

@@ -97,7 +97,7 @@ class uring_reactor final : public reactor {
   void require_multishot();
   void try_silent_sends();
   bool report_all() noexcept;
-  void settle_silent() noexcept;
+  void turn_ring(clock::duration limit) noexcept;
 
   // The buffers go after the ring: until then the kernel may write to them.
   std::optional<receive_buffers> buffers_;
@@ -112,7 +112,10 @@ class uring_reactor final : public reactor {
   bool wrote_ = false;
   bool hurry_ = false;
   bool silent_sends_ = false;
-  uring_stream* silent_ = nullptr;  // the newest
+  // Senders of silent writes, the newest first: of those that are in the ring's queue, and of those
+  // that were there when the ring was last asked to submit it.
+  uring_stream* silent_ = nullptr;
+  uring_stream* submitted_ = nullptr;
   uring_reporter* first_ = nullptr;
   uring_reporter* last_ = nullptr;
 };

@@ -194,7 +194,10 @@ void uring::set_alarm(clock::time_point latest) noexcept {
 
 void uring::enter(clock::duration limit) noexcept {
   if (io_uring_cq_ready(&ring_) != 0) limit = clock::duration::zero();
-  if (limit <= clock::duration::zero() && !kernel_has_work()) return;
+  if (limit <= clock::duration::zero() && !kernel_has_work()) {
+    all_told_ = true;  // make_room() may have submitted the last
+    return;
+  }
   ++counters_.system_calls;
   hand_to_kernel();
   const int outcome =

@@ -40,8 +40,9 @@ class uring {
   /// A submission to fill in; it goes to the kernel with the next turn. Every completion of it goes
   /// to `to`.
   [[nodiscard]] io_uring_sqe& submission(completion& to) noexcept;
-  /// After a turn, of submissions with IOSQE_CQE_SKIP_SUCCESS: all are with the kernel, and those
-  /// that have failed at once were dispatched. The others are the caller's to count.
+  /// After a turn, of submissions with IOSQE_CQE_SKIP_SUCCESS that were queued before it: all are
+  /// with the kernel, and those that have failed at once were dispatched. The others are the
+  /// caller's to count.
   [[nodiscard]] bool silence_means_success() const noexcept { return all_told_; }
   /// Asks to end `target`'s operation early; its last completion still comes.
   void cancel(completion& target) noexcept;

@@ -390,6 +390,31 @@ TEST_SUITE("reactor") {
     }
   }
 
+  // Who is told that a write is done writes what comes next to the same place.
+  TEST_CASE("a late notice of what was written in the midst of a turn comes when it has left") {
+    const guarded_reactor reactor;
+    if (!reactor) return;
+    const auto [left, right] = platform::socket_pair();
+    peer asking(*reactor, left), answering(*reactor, right);
+    asking.start();
+    answering.start();
+    const auto question = slice_of("question");
+    const auto answer = pattern(3000);
+    std::string place;
+    answering.action = [&] {
+      const auto slice = slice_of(place = answer);
+      answering.write({&slice, 1}, notice::late);
+    };
+    for (unsigned round = 1; round <= 20; ++round) {
+      asking.write({&question, 1}, notice::late);
+      turn_until(*reactor, [&] { return answering.written == round; });
+      place.assign(place.size(), 'x');
+      turn_until(*reactor,
+                 [&] { return asking.written == round && asking.total == round * answer.size(); });
+      CHECK(asking.text.substr((round - 1) * answer.size()) == answer);
+    }
+  }
+
   TEST_CASE("a late notice comes only when a write is whole, though the socket is full") {
     const guarded_reactor reactor;
     if (!reactor) return;
