@@ -12,6 +12,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using moved = result<std::optional<std::size_t>>;
+using timing = shm::stream_core::timing;
 
 void require(bool holds, const char* what) {
   if (!holds) failure(errc::bad_config, what).raise();
@@ -85,7 +86,7 @@ result<std::size_t> shm_stream::write_batch(std::span<const std::span<const std:
 }
 
 moved shm_stream::read(std::span<std::byte> into, timeout limit) {
-  const shm::stream_core::timing timed(*core_, false);
+  const timing timed(*core_, timing::call::read);
   std::error_code error;
   if (!core_->await_record(limit, error)) {
     if (error) return failure(error);
@@ -100,7 +101,7 @@ moved shm_stream::read(std::span<std::byte> into, timeout limit) {
 }
 
 moved shm_stream::read(std::vector<std::byte>& into, timeout limit) {
-  const shm::stream_core::timing timed(*core_, false);
+  const timing timed(*core_, timing::call::read);
   std::error_code error;
   if (!core_->await_record(limit, error)) {
     if (error) return failure(error);

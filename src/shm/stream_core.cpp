@@ -13,6 +13,7 @@ namespace {
 using namespace std::chrono_literals;
 using std::chrono::nanoseconds;
 
+constexpr unsigned timed_one_in = 1000;
 constexpr unsigned looks_between_clocks = 32;
 // What write_all() makes of bytes: the reader copies one record while the next is written.
 constexpr std::size_t piece_bytes = 16 << 10;
@@ -54,17 +55,21 @@ nanoseconds deadline::left(clock::time_point now) const noexcept {
 
 // ---- metrics --------------------------------------------------------------------------------
 
-stream_core::timing::timing(stream_core& of, bool writing) noexcept {
-  bool& is_due = writing ? of.out_.next.is_due : of.in_.next.is_due;
-  if (!is_due) [[likely]]
-    return;
-  is_due = false;
-  counts_ = writing ? &of.out_.counts : &of.in_.counts;
+void stream_core::timing::begin(stream_core& of, call which) noexcept {
+  const bool writes = which == call::write || which == call::write_many;
+  stream_counters& counts = writes ? of.out_.counts : of.in_.counts;
+  if (which == call::write || which == call::read) {
+    counts.moved.carry();
+  } else {
+    unsigned& left = writes ? of.out_.batches_until_timed : of.in_.batches_until_timed;
+    if (!of.options_.metrics || --left != 0) return;
+    left = timed_one_in;
+  }
+  counts_ = &counts;
   begin_ = clock::now();
 }
 
-stream_core::timing::~timing() {
-  if (counts_ == nullptr) return;
+void stream_core::timing::end() noexcept {
   const nanoseconds taken = clock::now() - begin_;
   ++counts_->times[wait_histogram::bucket_of(static_cast<std::uint64_t>(taken.count()))];
 }
@@ -105,9 +110,7 @@ stream_core::stream_core(stream_segment mapped, const shm_stream_options& option
       options_(options),
       peer_(other(segment_.end())),
       out_(segment_.writer(), segment_.way(segment_.end()), options.spin),
-      in_(segment_.reader(), segment_.way(peer_), options.spin) {
-  out_.next.is_due = in_.next.is_due = options.metrics;
-}
+      in_(segment_.reader(), segment_.way(peer_), options.spin) {}
 
 stream_core::~stream_core() {
   close();
@@ -321,17 +324,20 @@ std::error_code stream_core::wait(Half& of, std::atomic<std::uint32_t>& word, co
 
 // ---- writing --------------------------------------------------------------------------------
 
-bool stream_core::wake_reader() noexcept {
+bool stream_core::reader_sleeps() noexcept {
   meet_peer(out_.fences);
   out_.fences.between_publish_and_look();
-  if (!out_.bell.ring()) return false;
+  return out_.bell.ring();
+}
+
+void stream_core::wake_reader() noexcept {
   platform::wake_one(out_.bell.word());
   if (options_.metrics) ++out_.counts.wakeups_sent;
-  return true;
 }
 
 void stream_core::publish() noexcept {
-  if (!out_.ring.publish() || wake_reader()) return;
+  if (!out_.ring.publish()) return;
+  if (reader_sleeps()) return wake_reader();
   if (options_.metrics) ++out_.counts.wakeups_spared;
 }
 
@@ -363,7 +369,7 @@ bool stream_core::append(std::span<const std::byte> record) noexcept {
 
 std::error_code stream_core::write(std::span<const std::byte> record,
                                    shm_stream::timeout limit) noexcept {
-  const timing timed(*this, true);
+  const timing timed(*this, timing::call::write);
   if (record.size() > largest()) return count(out_.counts, code(errc::too_large));
   if (const auto why = why_not_writable()) return count(out_.counts, why);
   if (!append(record)) [[unlikely]] {
@@ -372,19 +378,18 @@ std::error_code stream_core::write(std::span<const std::byte> record,
     static_cast<void>(append(record));
   }
   static_cast<void>(out_.ring.publish());
-  const bool woke = wake_reader();
-  if (!options_.metrics) return {};
-  if (woke) [[unlikely]] {
-    out_.counts.moved.add(1, record.size());  // what add() counts alone has woken nobody
-  } else if (out_.counts.moved.add(record.size())) {
-    out_.next.is_due = true;
+  if (reader_sleeps()) [[unlikely]] {
+    wake_reader();
+    if (options_.metrics) out_.counts.moved.add(1, record.size());  // not one that woke nobody
+  } else if (options_.metrics) [[likely]] {
+    out_.counts.moved.add(record.size());
   }
   return {};
 }
 
 std::error_code stream_core::write_batch(std::span<const std::span<const std::byte>> records,
                                          shm_stream::timeout limit, std::size_t& written) noexcept {
-  const timing timed(*this, true);
+  const timing timed(*this, timing::call::write_many);
   written = 0;
   const auto is_too_large = [this](const auto& each) { return each.size() > largest(); };
   if (std::any_of(records.begin(), records.end(), is_too_large)) {
@@ -411,13 +416,12 @@ std::error_code stream_core::write_batch(std::span<const std::span<const std::by
   }
   publish();
   count_them();
-  out_.next.count_call(options_.metrics);
   return count(out_.counts, why);
 }
 
 std::error_code stream_core::write_all(std::span<const std::byte> bytes, shm_stream::timeout limit,
                                        std::size_t& written) noexcept {
-  const timing timed(*this, true);
+  const timing timed(*this, timing::call::write_many);
   written = 0;
   std::error_code why = why_not_writable();
   const deadline until(limit);
@@ -432,7 +436,6 @@ std::error_code stream_core::write_all(std::span<const std::byte> bytes, shm_str
       why = make_room(piece.size(), until);
     }
   }
-  out_.next.count_call(options_.metrics);
   return count(out_.counts, why);
 }
 
@@ -515,14 +518,14 @@ void stream_core::copy_out(std::byte* into) noexcept {
 }
 
 void stream_core::take(std::byte* into) noexcept {
-  const std::size_t bytes = left_;
+  if (options_.metrics) [[likely]]
+    in_.counts.moved.add(left_);
   copy_out(into);
-  if (options_.metrics && in_.counts.moved.add(bytes)) in_.next.is_due = true;
 }
 
 bool stream_core::read_batch(shm_batch& into, std::size_t most, shm_stream::timeout limit,
                              std::error_code& error) {
-  const timing timed(*this, false);
+  const timing timed(*this, timing::call::read_many);
   into.records_.clear();
   into.used_ = 0;
   if (!await_record(limit, error)) return false;
@@ -538,31 +541,30 @@ bool stream_core::read_batch(shm_batch& into, std::size_t most, shm_stream::time
     into.used_ += bytes;
   }
   if (options_.metrics) in_.counts.moved.add(into.size(), into.used_);
-  in_.next.count_call(options_.metrics);
   return true;
 }
 
 bool stream_core::read_exact(std::span<std::byte> into, shm_stream::timeout limit,
                              std::size_t& read, std::error_code& error) noexcept {
-  const timing timed(*this, false);
+  const timing timed(*this, timing::call::read_many);
   read = 0;
   const auto begin = clock::now();
   auto left = limit;
   while (read < into.size()) {
     if (!await_record(left, error)) return false;
     const std::size_t bytes = std::min(left_, into.size() - read);
-    if (bytes == left_) {
-      take(into.data() + read);
+    const bool is_whole = bytes == left_;
+    if (options_.metrics) in_.counts.moved.add(is_whole ? 1 : 0, bytes);
+    if (is_whole) {
+      copy_out(into.data() + read);
     } else {
       std::memcpy(into.data() + read, in_.ring.memory().at(at_), bytes);
-      if (options_.metrics) in_.counts.moved.add(0, bytes);
       at_ += bytes;
       left_ -= bytes;
     }
     read += bytes;
     if (limit.has_value()) left = *limit - (clock::now() - begin);
   }
-  in_.next.count_call(options_.metrics);
   return true;
 }
 

@@ -81,14 +81,13 @@ class stream_core {
   [[nodiscard]] bool await_record(shm_stream::timeout limit, std::error_code& error) noexcept;
   /// Bytes of the record that was awaited.
   [[nodiscard]] std::size_t record_bytes() const noexcept { return left_; }
-  /// Copies, counts and lets go of it.
+  /// Copies, counts and lets go of it, in a call that is timed as one record's.
   void take(std::byte* into) noexcept;
   [[nodiscard]] bool read_batch(shm_batch& into, std::size_t most, shm_stream::timeout limit,
                                 std::error_code& error);
   [[nodiscard]] bool read_exact(std::span<std::byte> into, shm_stream::timeout limit,
                                 std::size_t& read, std::error_code& error) noexcept;
-  /// The time of one call in a thousand.
-  class timing;
+  class timing;  ///< of a call, as long as it lives
 
   // For one who waits for several streams: instead of await_record(), by the thread that reads.
   /// Something is there to be read or to be told.
@@ -110,18 +109,6 @@ class stream_core {
 
   enum class state : std::uint32_t { open, closed, violated };
 
-  // Whether the next call is timed: the first, then one in a thousand. Those that move one record
-  // are counted by their tally.
-  struct sampling {
-    bool is_due = false;
-    unsigned until_due = 1000;
-
-    void count_call(bool counts) noexcept {
-      if (!counts || --until_due != 0) return;
-      until_due = 1000;
-      is_due = true;
-    }
-  };
   // What the thread of one direction has for itself.
   struct alignas(128) outgoing {
     outgoing(ring_writer<> to, stream_way& shared, const spin_policy& policy) noexcept
@@ -131,7 +118,7 @@ class stream_core {
     shm::bell<> bell;  // of the peer's reader
     barriers fences;
     detail::spin_budget spin;
-    sampling next;
+    unsigned batches_until_timed = 1;
     std::atomic<std::uint32_t> shut{0};  // 1: close_writing()
     clock::time_point checked{};
     stream_counters counts;
@@ -144,7 +131,7 @@ class stream_core {
     shm::bell<> bell;  // of our reader
     barriers fences;
     detail::spin_budget spin;
-    sampling next;
+    unsigned batches_until_timed = 1;
     clock::time_point checked{};
     stream_counters counts;
   };
@@ -177,8 +164,9 @@ class stream_core {
   /// Puts one record into the ring; the reader does not see it yet. False: no room.
   bool append(std::span<const std::byte> record) noexcept;
   void publish() noexcept;
-  /// After what was published. False: it is awake.
-  bool wake_reader() noexcept;
+  /// After what was published. True: it sleeps, and is to be woken, by us.
+  [[nodiscard]] bool reader_sleeps() noexcept;
+  void wake_reader() noexcept;
   [[nodiscard]] bool look() noexcept;
   void copy_out(std::byte* into) noexcept;
   void give_back() noexcept;
@@ -205,15 +193,26 @@ class stream_core {
   std::atomic<platform::native_handle> watched_{platform::no_handle};
 };
 
-/// Times one call in a thousand.
+/// Times one call in a thousand; of those that move one record the second is the first.
 class stream_core::timing {
  public:
-  timing(stream_core& of, bool writing) noexcept;
-  ~timing();
+  enum class call : std::uint8_t { write, read, write_many, read_many };
+
+  timing(stream_core& of, call which) noexcept {
+    if (which == call::write && !of.out_.counts.moved.is_full()) return;
+    if (which == call::read && !of.in_.counts.moved.is_full()) return;
+    begin(of, which);
+  }
+  ~timing() {
+    if (counts_ != nullptr) end();
+  }
   timing(const timing&) = delete;
   timing& operator=(const timing&) = delete;
 
  private:
+  void begin(stream_core& of, call which) noexcept;
+  void end() noexcept;
+
   stream_counters* counts_ = nullptr;  // null: not this one
   clock::time_point begin_;
 };
