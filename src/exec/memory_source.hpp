@@ -26,7 +26,8 @@ class memory_source {
   [[nodiscard]] virtual bool has_stirred() noexcept = 0;
   /// The worker does not sleep after all.
   virtual void stay_awake() noexcept = 0;
-  /// Its peers rely on the barrier of platform::pass_barrier() between doze() and has_stirred().
+  /// Its peers rely on the barrier of platform::pass_barrier() between doze() and has_stirred(),
+  /// and not on a fence alone. Asked between the two, behind such a fence.
   [[nodiscard]] virtual bool wants_barrier() const noexcept = 0;
 
  protected:

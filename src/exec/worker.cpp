@@ -544,13 +544,12 @@ bool worker::doze() noexcept {
   bool wants_barrier = false;
   for (memory_source* each = sources_; each != nullptr; each = each->next_) {
     may_sleep &= each->doze();
+  }
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  for (memory_source* each = sources_; each != nullptr; each = each->next_) {
     wants_barrier |= each->wants_barrier();
   }
-  if (wants_barrier) {
-    platform::pass_barrier();
-  } else {
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-  }
+  if (wants_barrier) platform::pass_barrier();
   for (memory_source* each = sources_; may_sleep && each != nullptr; each = each->next_) {
     may_sleep = !each->has_stirred();
   }

@@ -42,6 +42,53 @@ struct barriers {
   }
 };
 
+/// Whether a publisher, of those that need not, fences by itself for a while.
+///
+/// One that finds the sleeper asleep again and again does: its fences cost less than the barrier of
+/// the system, which the sleeper then leaves out. It says so before the first of them; so a sleeper
+/// that reads it between a fence of its own and its last look misses nothing: what was published
+/// without a fence came before the word, and is seen by that look. Taking it back, the publisher
+/// fences and asks ring() once more: a sleeper that has not seen that it was taken back is asleep
+/// for it.
+///
+/// Threads: the publisher's; the word is read by sleepers.
+template <template <class> class Atomic = std::atomic>
+class own_fences {
+ public:
+  explicit own_fences(Atomic<std::uint32_t>& told) noexcept : told_(&told) {}
+
+  [[nodiscard]] bool active() const noexcept { return active_; }
+  void found_asleep() noexcept {
+    awake_ = 0;
+    if (active_ || ++asleep_ < asleep_before) return;
+    active_ = true;
+    // release pairs with the acquire in sleeper_needs_none()
+    told_->store(1, std::memory_order_release);
+  }
+  /// True: fence, and ask ring() again.
+  [[nodiscard]] bool found_awake() noexcept {
+    asleep_ = 0;
+    if (!active_ || ++awake_ < awake_after) return false;
+    active_ = false;
+    awake_ = 0;
+    told_->store(0, std::memory_order_relaxed);
+    return true;
+  }
+  /// Threads: the sleeper's, behind a fence after announce().
+  [[nodiscard]] static bool sleeper_needs_none(const Atomic<std::uint32_t>& told) noexcept {
+    return told.load(std::memory_order_acquire) == 1;
+  }
+
+  static constexpr unsigned asleep_before = 4;  // in a row
+  static constexpr unsigned awake_after = 64;
+
+ private:
+  Atomic<std::uint32_t>* told_;
+  bool active_ = false;
+  unsigned asleep_ = 0;
+  unsigned awake_ = 0;
+};
+
 /// Wakes one sleeper, which is perhaps in another process.
 ///
 /// The sleeper announces, passes the barrier of sleepers, and looks at everything that may have

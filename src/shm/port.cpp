@@ -18,6 +18,7 @@ port::port(detail::worker& home, segment mapped, side own, platform::native_hand
       owner_(owner),
       bell_(segment_.bell_of(own)),
       peers_bell_(segment_.bell_of(other(own))),
+      fences_(segment_.state_of(own).fences),
       word_wait_(*this, &port::on_word),
       socket_wait_(*this, &port::on_socket) {
   introduce(home_, segment_, own);
@@ -90,10 +91,14 @@ void port::stir() noexcept {
 }
 
 void port::wake_peer() noexcept {
-  barriers_.between_publish_and_look();
+  fence();
   if (!peers_bell_.ring()) {
     ++counted_.wakeups_spared;
-    return;
+    if (!fences_.found_awake()) return;
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (!peers_bell_.ring()) return;
+  } else if (!barriers_.full) {
+    fences_.found_asleep();
   }
   ++counted_.wakeups_sent;
   if (segment_.state_of(other(own_)).woken_by_word.load(std::memory_order_relaxed) == 1) {

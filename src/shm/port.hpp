@@ -70,7 +70,10 @@ class port final : public detail::memory_source {
   [[nodiscard]] bool doze() noexcept override;
   [[nodiscard]] bool has_stirred() noexcept override;
   void stay_awake() noexcept override;
-  [[nodiscard]] bool wants_barrier() const noexcept override { return !barriers_.full; }
+  [[nodiscard]] bool wants_barrier() const noexcept override {
+    return !barriers_.full &&
+           !own_fences<>::sleeper_needs_none(segment_.state_of(other(own_)).fences);
+  }
 
  private:
   friend class ring_stream;
@@ -86,6 +89,14 @@ class port final : public detail::memory_source {
 
   /// Something happens here: the worker looks, so that the peer need not wake it.
   void stir() noexcept;
+  /// Between what was published, or given back, and a look at who waits for that.
+  void fence() const noexcept {
+    if (fences_.active()) {
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+    } else {
+      barriers_.between_publish_and_look();
+    }
+  }
   /// The peer may be waiting for what was just published or given back.
   void wake_peer() noexcept;
   void forget(const ring_stream& gone) noexcept;
@@ -105,6 +116,7 @@ class port final : public detail::memory_source {
   bell<> bell_;
   bell<> peers_bell_;
   barriers barriers_;
+  own_fences<> fences_;
   figures counted_;
   std::array<ring_stream*, ring_count> streams_{};
   wait word_wait_;       // to be woken

@@ -156,7 +156,7 @@ bool ring_stream::take() noexcept {
   }
   if (closing_) return true;
   static_cast<void>(from_.give_back());
-  port_.barriers_.between_publish_and_look();
+  port_.fence();
   if (from_.take_waiting()) port_.wake_peer();
   if (now == found::broken) break_down();
   return true;

@@ -29,6 +29,8 @@ struct alignas(128) side_state {
   std::atomic<std::uint32_t> woken_by_word{0};
   /// 1: its process has joined the barriers of the system, see bell.hpp.
   std::atomic<std::uint32_t> has_barriers{0};
+  /// 1: what it publishes it fences by itself, see own_fences. Changes at any time.
+  std::atomic<std::uint32_t> fences{0};
 };
 
 /// The first page of a segment. The rings follow from `rings_at` on, in the order of the channels,

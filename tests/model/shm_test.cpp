@@ -40,6 +40,8 @@ struct careless {
   bool sleeper_passes_no_barrier = false;
   bool sleeper_does_not_look_again = false;
   bool publisher_passes_no_fence = false;  // where both fence by themselves
+  bool sleeper_asks_before_its_fence = false;   // whether publishers fence by themselves
+  bool publisher_forgets_to_ask_again = false;  // when it fences no more
 };
 
 struct plan {
@@ -49,6 +51,8 @@ struct plan {
   unsigned a_batch = 1;
   std::size_t payload_words = 1;
   bool both_fence = false;  // instead of the barrier of all threads
+  unsigned fences_from = ~0U;   // records from which the writer fences by itself, and
+  unsigned fences_until = ~0U;  // from which it does no more
   careless faults = {};
 
   [[nodiscard]] unsigned all() const { return passed + waiting + written; }
@@ -72,6 +76,7 @@ class transfer : public model::scenario {
       fill(writer_.claim(payload_bytes()));
       static_cast<void>(writer_.publish());
     }
+    while (plan_.fences_from == 0 && !fences_.active()) fences_.found_asleep();
   }
 
   void run(unsigned thread) override { thread == 0 ? write() : read(); }
@@ -123,8 +128,18 @@ class transfer : public model::scenario {
 
   void publish() {
     if (!writer_.publish()) return;
-    pass_fence();
-    if (reader_bell_.ring()) reader_woken_.signal();
+    fences_.active() ? barriers_.fence() : pass_fence();
+    bool asleep = reader_bell_.ring();
+    const bool wanted = written_ >= plan_.fences_from && written_ < plan_.fences_until;
+    while (wanted && !fences_.active()) fences_.found_asleep();
+    if (!wanted && fences_.active() && !asleep) {
+      while (!fences_.found_awake()) continue;
+      if (!plan_.faults.publisher_forgets_to_ask_again) {
+        barriers_.fence();
+        asleep = reader_bell_.ring();
+      }
+    }
+    if (asleep) reader_woken_.signal();
   }
 
   void read() {
@@ -134,7 +149,7 @@ class transfer : public model::scenario {
       if (now == found::nothing) {
         give_back();
         reader_bell_.announce();
-        pass_barrier();
+        pass_readers_barrier();
         if (plan_.faults.sleeper_does_not_look_again || reader_.look() == found::nothing) {
           reader_woken_.wait();
         }
@@ -164,6 +179,15 @@ class transfer : public model::scenario {
     if (reader_.take_waiting() && writer_bell_.ring()) writer_woken_.signal();
   }
 
+  // That of who sleeps for one that may fence by itself.
+  void pass_readers_barrier() {
+    if (plan_.fences_from == ~0U) return pass_barrier();
+    using fences = hawser::shm::own_fences<model::atomic>;
+    const bool early =
+        plan_.faults.sleeper_asks_before_its_fence && fences::sleeper_needs_none(fences_told_);
+    barriers_.fence();
+    if (!early && !fences::sleeper_needs_none(fences_told_)) barriers_.everywhere();
+  }
   void pass_barrier() {
     if (plan_.faults.sleeper_passes_no_barrier) return;
     plan_.both_fence ? barriers_.fence() : barriers_.everywhere();
@@ -184,6 +208,9 @@ class transfer : public model::scenario {
   hawser::shm::bell_state<model::atomic> writer_bell_state_;
   model::naming named_barriers_{"barriers"};
   model::barriers barriers_;
+  model::naming named_fences_{"fences"};
+  model::atomic<std::uint32_t> fences_told_{0};
+  hawser::shm::own_fences<model::atomic> fences_{fences_told_};
   model::naming named_events_{"event"};
   model::event reader_woken_;
   model::event writer_woken_;
@@ -212,6 +239,25 @@ TEST_SUITE("model") {
                   make({.passed = 1, .waiting = 1, .written = 1, .payload_words = 2}));
     model::passes("into a full ring", 2, make(full));
     model::passes("both fence", 2, make({.written = 3, .both_fence = true}));
+  }
+
+  TEST_CASE("a writer that begins to fence by itself, and ends it, is heard") {
+    model::passes("after the last", 2, make({.written = 1, .fences_from = 1}));
+    model::passes("from the first on", 2, make({.written = 2, .fences_from = 1}));
+    model::passes("no more after the first", 2,
+                  make({.written = 2, .fences_from = 0, .fences_until = 1}));
+  }
+
+  TEST_CASE("fences that begin or end in the wrong order are found out") {
+    using model::kind;
+    plan ending{.written = 2, .fences_from = 0, .fences_until = 1};
+    ending.faults.publisher_forgets_to_ask_again = true;
+    model::finds("nobody is asked again", 2, make(ending));
+    plan early{.written = 2, .fences_from = 0, .fences_until = 1};
+    early.faults.sleeper_asks_before_its_fence = true;
+    model::finds("asked before the fence", 2, make(early));
+    model::finds("told relaxed", 2, make({.written = 1, .fences_from = 1}),
+                 model::reordered(kind::store, "fences", relaxed));
   }
 
   TEST_CASE("a ring whose orders are wrong is found out") {
