@@ -172,6 +172,24 @@ TEST_SUITE("link_cancel") {
   }
 
   // The first of several waits for more credit than there is; the next needs less.
+  TEST_CASE("connect waits for a listener whose queue is full, until it is asked to end") {
+    const test::watchdog guard(30s);
+    const test::folder place;
+    hawser::runtime runtime(test::config(1));
+    const auto attempt = [&](const std::string& path) {
+      const test::raw_listener busy(path, 0);
+      const test::raw_socket only(busy.uri());
+      const auto connected = test::outcome_of(
+          [&] { hawser::sync_wait(runtime, hawser::timeout(30ms, hawser::connect(busy.uri()))); });
+      REQUIRE_FALSE(connected.has_value());
+      CHECK(connected.error().code() == errc::timed_out);
+    };
+    attempt({});  // what is opened at its first use stays
+    const auto descriptors = test::open_descriptors();
+    for (const std::string& path : {std::string(), place / "one", place / "other"}) attempt(path);
+    CHECK(test::open_descriptors() == descriptors);
+  }
+
   TEST_CASE("a sender that gives up lets those behind it go on") {
     linked ends(transport::unix_socket);
     hawser::run(ends.runtime, [&](hawser::scope& all) -> task<void> {

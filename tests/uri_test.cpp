@@ -133,6 +133,13 @@ TEST_SUITE("uri") {
     expect_fault("tcp://h:1?window_bytes=100", errc::bad_config, "65536 to 1073741824");
     expect_fault("tcp://h:1?keepalive=9", errc::bad_config, "10 to 86400000");
     expect_fault("tcp://h:1?close_timeout=0", errc::bad_config, "close_timeout is 0");
+    expect_fault("unix:/s?ring_bytes=65536,65536,70000,65536", errc::bad_config,
+                 "link_options::ring_bytes is 70000, accepted are powers of two");
+    for (const char* const bytes : {"4096", "300000"}) {
+      expect_fault("unix:/s?arena_bytes=" + std::string(bytes), errc::bad_config,
+                   "accepted are 0 and powers of two from 262144");
+    }
+    expect_fault("unix:/s?pass_files=3", errc::bad_config, "pass_files is 3, accepted are 0 to 2");
     link_options options;
     options.handshake_timeout = -1ms;
     const auto negative = test::outcome_of([&] { hawser::detail::check(options); });

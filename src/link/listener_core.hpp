@@ -45,10 +45,6 @@ class listener_core final : public component,
   /// A link is ready; owns a handle. Without memory to keep it the link closes.
   void deliver(link ready) noexcept;
   [[nodiscard]] worker& home() const noexcept { return home_; }
-  [[nodiscard]] const listen_options& options() const noexcept { return options_; }
-  [[nodiscard]] const std::shared_ptr<link_registry>& registry() const noexcept {
-    return registry_;
-  }
   [[nodiscard]] bool over_unix() const noexcept { return at_.scheme != scheme::tcp; }
   std::string uri;  // constant once listen() has returned
 

@@ -41,15 +41,10 @@ class handle_owners {
  public:
   handle_owners() noexcept = default;
   handle_owners(handle_owners&& other) noexcept : all_(std::exchange(other.all_, {})) {}
-  handle_owners& operator=(handle_owners&& other) noexcept {
-    std::swap(all_, other.all_);
-    return *this;
-  }
   ~handle_owners() {
     for (std::size_t i = 0; i < all_.count; ++i) platform::release_handle(all_.handles[i]);
   }
   [[nodiscard]] platform::handle_list& all() noexcept { return all_; }
-  [[nodiscard]] const platform::handle_list& all() const noexcept { return all_; }
 
  private:
   platform::handle_list all_;

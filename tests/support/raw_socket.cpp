@@ -128,7 +128,7 @@ void raw_socket::close() noexcept {
   if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
 }
 
-raw_listener::raw_listener(std::string unix_path) {
+raw_listener::raw_listener(std::string unix_path, int backlog) {
   if (!unix_path.empty()) {
     const auto name = unix_name(unix_path);
     descriptor_ = require(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
@@ -142,7 +142,7 @@ raw_listener::raw_listener(std::string unix_path) {
     require(::getsockname(descriptor_, reinterpret_cast<sockaddr*>(&name), &size), "getsockname");
     uri_ = "tcp://127.0.0.1:" + std::to_string(ntohs(name.sin_port));
   }
-  require(::listen(descriptor_, 64), "listen");
+  require(::listen(descriptor_, backlog), "listen");
 }
 
 raw_listener::~raw_listener() { close(); }

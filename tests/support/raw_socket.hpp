@@ -50,7 +50,7 @@ class raw_socket {
 class raw_listener {
  public:
   /// Listens at `unix:` or at a tcp port of its own. Errors: throws std::system_error.
-  explicit raw_listener(std::string unix_path = {});
+  explicit raw_listener(std::string unix_path = {}, int backlog = 64);
   ~raw_listener();
   raw_listener(const raw_listener&) = delete;
   raw_listener& operator=(const raw_listener&) = delete;
