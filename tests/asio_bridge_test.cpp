@@ -866,6 +866,20 @@ TEST_SUITE("asio_runtime") {
     }
   }
 
+  TEST_CASE("a deadline nearer than the one that is waited for ends that wait, and no more") {
+    asio::io_context io(1);
+    hawser::asio_runtime runtime(io, test::config(1));
+    const auto sleep = [](std::chrono::minutes time) -> task<void> {
+      co_await hawser::as_result(hawser::this_task::sleep_for(time));
+    };
+    for (const auto time : {60min, 30min, 20min}) {
+      hawser::start(runtime, sleep(time));
+      CHECK(io.run_for(20ms) < 30);
+    }
+    runtime.request_stop();
+    io.run();
+  }
+
   TEST_CASE("request_stop() ends all, and run() returns") {
     const test::watchdog dog(60s);
     const test::folder place;

@@ -1002,7 +1002,9 @@ class asio_driver : public std::enable_shared_from_this<asio_driver> {
     count_wait(true);  // before the io_context takes it back
     run();
   }
+  // A wait that a nearer deadline has ended is not the last, and tells nothing.
   void on_deadline() {
+    if (--deadline_waits_ != 0) return;
     armed_.reset();
     run();
   }
@@ -1048,6 +1050,7 @@ class asio_driver : public std::enable_shared_from_this<asio_driver> {
     } else if (!armed_ || *next < *armed_) {
       armed_ = next;
       deadline_.expires_at(*next);
+      ++deadline_waits_;
       deadline_.async_wait(call(*this, deadline_room_, &asio_driver::on_deadline));
     }
     count_wait(has_work);
@@ -1065,6 +1068,7 @@ class asio_driver : public std::enable_shared_from_this<asio_driver> {
   std::optional<asio::posix::stream_descriptor> readable_;
   asio::steady_timer deadline_;
   std::optional<clock::time_point> armed_;  // an early one is as good: it looks again
+  unsigned deadline_waits_ = 0;             // of which only the last is not aborted
   started_base* first_ = nullptr;           // ended, to be told
   started_base* last_ = nullptr;
   bool waiting_ = false;
