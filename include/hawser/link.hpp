@@ -197,8 +197,7 @@ class channel {
   /// filled. Small parts, and those of a unix link that is willing to share memory, are read.
   ///
   /// Shape:  as send(); 0..max_message_bytes of the peer. Position and mode of the file stay as
-  /// they
-  ///         are; it may be closed when this has completed. While the message is under way the
+  ///         they are; it may be closed when this has completed. While the message is under way the
   ///         file must not be cut short, or the link ends with errc::link_lost.
   /// Errors: as send(); errc::unsupported if it is no regular file; std::errc::invalid_argument if
   ///         it has no such part; the system's own; errc::limit_reached (blocking threads).

@@ -213,25 +213,20 @@ void arena::shed() noexcept {
 
 shared_buffer arena::borrow(std::uint64_t at, std::uint64_t bytes) {
   if (bytes == 0 || at % 8 != 0) return {};
-  if (at >= first_file) return borrow_file(at, bytes);
-  if (at > memory_.bytes() || bytes > memory_.bytes() - at) return {};
+  shared_buffer view;
+  std::byte* first = nullptr;
+  if (at >= first_file) {
+    view = files_.receive((at - first_file) / 8, bytes);
+    if (view.empty()) return {};
+    first = const_cast<std::byte*>(view.data());  // of a message, which is only read
+  } else {
+    if (at > memory_.bytes() || bytes > memory_.bytes() - at) return {};
+    first = memory_.peers() + at;
+  }
   loaned& made = new_loaned(kind::borrowed);
   made.at = at;
-  made.first = memory_.peers() + at;
+  made.first = first;
   made.capacity = static_cast<std::size_t>(bytes);
-  references_.fetch_add(1, std::memory_order_relaxed);
-  return {&made, {made.first, made.capacity}};
-}
-
-shared_buffer arena::borrow_file(std::uint64_t at, std::uint64_t bytes) {
-  const std::uint64_t slot = (at - first_file) / 8;
-  if (slot >= file_passage::slots) return {};
-  shared_buffer view = files_.receive(static_cast<std::uint32_t>(slot), bytes);
-  if (view.empty()) return {};
-  loaned& made = new_loaned(kind::borrowed);
-  made.at = at;
-  made.first = const_cast<std::byte*>(view.data());  // of a message, which is only read
-  made.capacity = view.size();
   made.view = std::move(view);
   references_.fetch_add(1, std::memory_order_relaxed);
   return {&made, {made.first, made.capacity}};

@@ -167,7 +167,6 @@ class arena final : public detail::block_owner, public detail::lender {
   ~arena() = default;
 
   [[nodiscard]] loaned& new_loaned(kind what);
-  [[nodiscard]] shared_buffer borrow_file(std::uint64_t at, std::uint64_t bytes);
   [[nodiscard]] loaned** place(std::uint64_t at) noexcept;
   void keep_spare(loaned& unused) noexcept;
   void settle(loaned& unused) noexcept;

@@ -55,12 +55,13 @@ bool file_passage::take_next() {
   return true;
 }
 
-shared_buffer file_passage::receive(std::uint32_t slot, std::uint64_t bytes) {
+shared_buffer file_passage::receive(std::uint64_t slot, std::uint64_t bytes) {
   if (slot >= slots || socket_ == platform::no_handle) return {};
-  while (!came_[slot].has_value()) {
+  auto& place = came_[static_cast<std::size_t>(slot)];
+  while (!place.has_value()) {
     if (!take_next()) return {};
   }
-  const passed found = *std::exchange(came_[slot], {});
+  const passed found = *std::exchange(place, {});
   const handle_owner file(found.file);
   if (bytes == 0 || found.bytes != bytes || found.offset % 8 != 0) return {};
   try {

@@ -57,7 +57,7 @@ class file_passage {
   /// What the peer has passed under that number, mapped. Empty: nothing that may be.
   ///
   /// Errors: throws std::bad_alloc, also where the system has no descriptors or mappings left.
-  [[nodiscard]] shared_buffer receive(std::uint32_t slot, std::uint64_t bytes);
+  [[nodiscard]] shared_buffer receive(std::uint64_t slot, std::uint64_t bytes);
 
  private:
   [[nodiscard]] bool take_next();

@@ -92,13 +92,16 @@ void port::stir() noexcept {
 
 void port::wake_peer() noexcept {
   fence();
-  if (!peers_bell_.ring()) {
-    ++counted_.wakeups_spared;
-    if (!fences_.found_awake()) return;
+  bool is_asleep = peers_bell_.ring();
+  if (is_asleep) {
+    if (!barriers_.full) fences_.found_asleep();
+  } else if (fences_.found_awake()) {
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (!peers_bell_.ring()) return;
-  } else if (!barriers_.full) {
-    fences_.found_asleep();
+    is_asleep = peers_bell_.ring();
+  }
+  if (!is_asleep) {
+    ++counted_.wakeups_spared;
+    return;
   }
   ++counted_.wakeups_sent;
   if (segment_.state_of(other(own_)).woken_by_word.load(std::memory_order_relaxed) == 1) {

@@ -44,8 +44,7 @@ struct settings {
   bool share = false;  ///< pipes may be rings in shared memory
   bool lend = false;   ///< and payloads may lie in an arena: from this size on they are put there
   std::size_t lend_from = 64 << 10;
-  std::uint64_t pass =
-      0;  ///< of feature::pass_sealed and pass_any: files that may cross as handles
+  std::uint64_t pass = 0;  ///< feature::pass_sealed, pass_any: files that may cross as handles
 };
 
 /// What has happened since the last look: flags instead of callbacks, so that nothing re-enters.
