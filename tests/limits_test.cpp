@@ -98,14 +98,6 @@ task<hawser::link_road> until_decided(hawser::link from, hawser::link to) {
   }
 }
 
-task<void> connect(hawser::listener& listener, hawser::link_options options, hawser::link& client,
-                   hawser::link& server) {
-  auto both =
-      co_await hawser::when_all(hawser::connect(listener.uri(), options), listener.accept());
-  client = std::get<0>(std::move(both));
-  server = std::get<1>(std::move(both));
-}
-
 // What is not answered is not waited for longer.
 constexpr hawser::link_options brisk{.handshake_timeout = 300ms, .close_timeout = 300ms};
 
@@ -117,7 +109,8 @@ struct two_links {
         listener(hawser::listen(runtime, "unix:" + (place / "s"), {.link = options})) {
     for (auto& both : {std::tie(client, server), std::tie(other_client, other_server)}) {
       auto& [connected, accepted] = both;
-      hawser::sync_wait(runtime, connect(listener, options, connected, accepted));
+      hawser::sync_wait(
+          runtime, test::join(listener, listener.uri(), options, connected, accepted));
       hawser::run(runtime, test::ask, connected, accepted);
     }
   }

@@ -28,6 +28,8 @@ using hawser::shared_buffer;
 using hawser::task;
 using test::kinds;
 using test::linked;
+using test::next;
+using test::settle;
 using test::transport;
 
 constexpr std::size_t small_arena = 256 << 10;
@@ -45,24 +47,6 @@ task<buffer> written(hawser::channel& on, std::uint64_t number, std::size_t byte
   buffer pattern = test::make_pattern(number, bytes);
   std::memcpy(lent.data(), pattern.data(), bytes);
   co_return lent;
-}
-
-// Both ends have moved into shared memory, if they do.
-task<void> settle(linked& ends) {
-  for (int i = 0; i < 3; ++i) {
-    for (const auto& [from, to] :
-         {std::pair(ends.client, ends.server), std::pair(ends.server, ends.client)}) {
-      co_await from.rpc().send("there");
-      const auto there = co_await to.rpc().recv();
-      CHECK(there.has_value());
-    }
-  }
-}
-
-task<message> next(hawser::channel& from) {
-  auto got = co_await from.recv();
-  CHECK(got.has_value());
-  co_return std::move(*got);
 }
 
 }  // namespace

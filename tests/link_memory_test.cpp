@@ -84,11 +84,7 @@ struct host {
 
   void connect(const hawser::link_options& options, std::string uri = {}) {
     if (uri.empty()) uri = listener.uri();
-    hawser::sync_wait(runtime, [&]() -> task<void> {
-      auto both = co_await hawser::when_all(hawser::connect(uri, options), listener.accept());
-      client = std::get<0>(std::move(both));
-      server = std::get<1>(std::move(both));
-    }());
+    hawser::sync_wait(runtime, test::join(listener, std::move(uri), options, client, server));
   }
   hawser::link accept() { return hawser::sync_wait(runtime, listener.accept()); }
   [[nodiscard]] hawser::link_road road_of(const hawser::link& which) {

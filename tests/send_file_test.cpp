@@ -29,6 +29,8 @@ using hawser::errc;
 using hawser::message;
 using hawser::task;
 using test::linked;
+using test::next;
+using test::settle;
 using test::transport;
 
 namespace platform = hawser::platform;
@@ -76,23 +78,6 @@ struct sample {
 
   hawser::shared_buffer pattern;
 };
-
-task<void> settle(linked& ends) {
-  for (int i = 0; i < 3; ++i) {
-    for (const auto& [from, to] :
-         {std::pair(ends.client, ends.server), std::pair(ends.server, ends.client)}) {
-      co_await from.rpc().send("there");
-      const auto there = co_await to.rpc().recv();
-      CHECK(there.has_value());
-    }
-  }
-}
-
-task<message> next(hawser::channel& from) {
-  auto got = co_await from.recv();
-  CHECK(got.has_value());
-  co_return std::move(*got);
-}
 
 test::habits passing(unsigned by_client, unsigned by_server) {
   test::habits how;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support/links.hpp"
 
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <atomic>
 #include <filesystem>
@@ -11,13 +13,6 @@ namespace test {
 namespace {
 
 constexpr auto poll_step = std::chrono::milliseconds(1);
-
-hawser::task<void> join(hawser::listener& from, std::string uri, hawser::link_options options,
-                        hawser::link& connected, hawser::link& accepted) {
-  auto both = co_await hawser::when_all(hawser::connect(std::move(uri), options), from.accept());
-  connected = std::get<0>(std::move(both));
-  accepted = std::get<1>(std::move(both));
-}
 
 hawser::task<hawser::channel_counts> count(hawser::link link, hawser::priority kind) {
   co_await link.opened();
@@ -79,13 +74,35 @@ void linked::connect(hawser::link& connected, hawser::link& accepted) {
   hawser::sync_wait(runtime, join(listener, listener.uri(), how.client, connected, accepted));
 }
 
+hawser::task<void> join(hawser::listener& from, std::string uri, hawser::link_options options,
+                        hawser::link& connected, hawser::link& accepted) {
+  auto both = co_await hawser::when_all(hawser::connect(std::move(uri), options), from.accept());
+  connected = std::get<0>(std::move(both));
+  accepted = std::get<1>(std::move(both));
+}
+
+hawser::task<hawser::message> next(hawser::channel& from) {
+  auto got = co_await from.recv();
+  if (!got.has_value()) hawser::failure(hawser::errc::closed, "no message").raise();
+  co_return std::move(*got);
+}
+
 hawser::task<void> ask(hawser::link from, hawser::link to) {
   co_await from.control().send("question");
-  const auto question = co_await to.control().recv();
-  if (!question.has_value()) hawser::failure(hawser::errc::closed, "no question").raise();
+  const auto question = co_await next(to.control());
   co_await to.control().send("answer");
-  const auto answer = co_await from.control().recv();
-  if (!answer.has_value()) hawser::failure(hawser::errc::closed, "no answer").raise();
+  const auto answer = co_await next(from.control());
+}
+
+hawser::task<void> settle(linked& ends) {
+  for (int i = 0; i < 3; ++i) {
+    for (const auto& [from, to] :
+         {std::pair(ends.client, ends.server), std::pair(ends.server, ends.client)}) {
+      co_await from.rpc().send("there");
+      const auto there = co_await next(to.rpc());
+      CHECK(there.text() == "there");
+    }
+  }
 }
 
 hawser::channel_counts counts_of(hawser::runtime& where, const hawser::link& link,

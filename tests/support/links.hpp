@@ -75,6 +75,19 @@ struct linked {
 /// Errors: those of the channel; errc::closed if one of them does not come.
 [[nodiscard]] hawser::task<void> ask(hawser::link from, hawser::link to);
 
+/// Talks both ways until both ends have moved into shared memory, if they do.
+[[nodiscard]] hawser::task<void> settle(linked& ends);
+
+/// Connects to `from`, and accepts there.
+[[nodiscard]] hawser::task<void> join(hawser::listener& from, std::string uri,
+                                      hawser::link_options options, hawser::link& connected,
+                                      hawser::link& accepted);
+
+/// The next message of a channel on which there is one.
+///
+/// Errors: those of recv(); errc::closed if there is none.
+[[nodiscard]] hawser::task<hawser::message> next(hawser::channel& from);
+
 /// Of a link that is alive, read where it lives.
 [[nodiscard]] hawser::channel_counts counts_of(hawser::runtime& where, const hawser::link& link,
                                                hawser::priority kind);
