@@ -73,7 +73,8 @@ struct uring_reactor::waiter : completion {
     const std::unique_ptr<waiter> owned(static_cast<waiter*>(&self));
     owned->home.wait_ends();
     owned->entry->backend = nullptr;
-    const auto error = result < 0 ? platform::system_error_code(-result) : std::error_code();
+    const bool failed = result < 0 && result != -EAGAIN;  // which a word is that has changed before
+    const auto error = failed ? platform::system_error_code(-result) : std::error_code();
     owned->entry->done(*owned->entry, error);
   }
 

@@ -24,9 +24,9 @@
 
 #include "hawser/errc.hpp"
 #include "support/child.hpp"
-#include "support/config.hpp"
 #include "support/environment.hpp"
 #include "support/folder.hpp"
+#include "support/reactors.hpp"
 #include "support/watchdog.hpp"
 
 namespace {
@@ -35,31 +35,14 @@ using namespace std::chrono_literals;
 using hawser::platform::io_slice;
 using hawser::platform::native_handle;
 using notice = hawser::stream::notice;
+using test::guarded_reactor;
+using test::slice_of;
+using test::tcp_pair;
+using test::turn_until;
+using test::waiting;
 namespace platform = hawser::platform;
 
 constexpr auto long_time = 30s;
-
-// A reactor of the backend under test, if this machine offers it, and a watchdog.
-class guarded_reactor {
- public:
-  explicit guarded_reactor(std::chrono::seconds limit = 30s, const char* file = __builtin_FILE(),
-                           int line = __builtin_LINE())
-      : guard_(limit, file, line), reactor_(test::make_reactor()) {}
-
-  // False after test::skip(): return then.
-  explicit operator bool() const noexcept { return reactor_ != nullptr; }
-  hawser::reactor& operator*() const noexcept { return *reactor_; }
-  hawser::reactor* operator->() const noexcept { return reactor_.get(); }
-
- private:
-  test::watchdog guard_;
-  std::unique_ptr<hawser::reactor> reactor_;
-};
-
-template <class Condition>
-void turn_until(hawser::reactor& reactor, Condition condition) {
-  while (!condition()) reactor.turn(long_time);
-}
 
 std::string pattern(std::size_t bytes, unsigned salt = 0) {
   std::string text(bytes, '\0');
@@ -69,10 +52,6 @@ std::string pattern(std::size_t bytes, unsigned salt = 0) {
     each = static_cast<char>(state >> 24);
   }
   return text;
-}
-
-io_slice slice_of(std::string_view text) {
-  return {reinterpret_cast<const std::byte*>(text.data()), text.size()};
 }
 
 // Bytes of messages: four bytes of length, then the rest, which goes to memory of its own from the
@@ -225,14 +204,6 @@ native_handle listen_anywhere() {
   return platform::open_listener(platform::resolve("127.0.0.1", "0").front(), 16);
 }
 
-struct waiting : hawser::readiness {
-  waiting()
-      : readiness([](readiness& self, std::error_code why) noexcept {
-          static_cast<waiting&>(self).outcome = why;
-        }) {}
-  std::optional<std::error_code> outcome;
-};
-
 native_handle connect_to(hawser::reactor& home, native_handle listener) {
   bool pending = false;
   std::error_code error;
@@ -245,18 +216,6 @@ native_handle connect_to(hawser::reactor& home, native_handle listener) {
   }
   REQUIRE_FALSE(platform::finish_connect(socket));
   return socket;
-}
-
-// Two ends of a tcp connection.
-std::pair<native_handle, native_handle> tcp_pair(hawser::reactor& home) {
-  const auto listener = listen_anywhere();
-  gate door(home, listener);
-  door.start();
-  const auto ours = connect_to(home, listener);
-  turn_until(home, [&] { return !door.accepted.empty(); });
-  const auto theirs = door.accepted.front();
-  door.accepted.clear();
-  return {ours, theirs};
 }
 
 }  // namespace
@@ -283,7 +242,7 @@ TEST_SUITE("reactor") {
   TEST_CASE("a thousand round trips over tcp") {
     const guarded_reactor reactor;
     if (!reactor) return;
-    const auto [ours, theirs] = tcp_pair(*reactor);
+    const auto [ours, theirs] = tcp_pair();
     peer client(*reactor, ours), server(*reactor, theirs);
     client.start();
     server.start();
@@ -324,7 +283,7 @@ TEST_SUITE("reactor") {
   TEST_CASE("a write larger than the socket's buffer is reported once, when all has left") {
     const guarded_reactor reactor(60s);
     if (!reactor) return;
-    const auto [ours, theirs] = tcp_pair(*reactor);
+    const auto [ours, theirs] = tcp_pair();
     peer writer(*reactor, ours), target(*reactor, theirs);
     const auto part = pattern(200'001);
     std::vector<io_slice> slices(hawser::stream::max_slices, slice_of(part));
@@ -504,7 +463,7 @@ TEST_SUITE("reactor") {
   TEST_CASE("a reset by the peer ends the stream with an error, and writing fails") {
     const guarded_reactor reactor;
     if (!reactor) return;
-    const auto [ours, theirs] = tcp_pair(*reactor);
+    const auto [ours, theirs] = tcp_pair();
     peer target(*reactor, theirs);
     target.start();
     target.write("unread");
@@ -766,7 +725,7 @@ TEST_SUITE("reactor") {
   TEST_CASE("io_uring receives and accepts many times for one submission") {
     const guarded_reactor reactor;
     if (!reactor) return;
-    const auto [ours, theirs] = tcp_pair(*reactor);
+    const auto [ours, theirs] = tcp_pair();
     peer writer(*reactor, ours), target(*reactor, theirs);
     target.start();
 
@@ -833,7 +792,7 @@ TEST_SUITE("reactor") {
   TEST_CASE("child: counted turns" * doctest::skip()) {
     const auto reactor = hawser::platform::make_native_reactor().created;
     REQUIRE(reactor);
-    const auto [ours, theirs] = tcp_pair(*reactor);
+    const auto [ours, theirs] = tcp_pair();
     unsigned turns = 0;
     {
       peer client(*reactor, ours), server(*reactor, theirs);

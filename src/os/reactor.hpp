@@ -87,7 +87,8 @@ class acceptor {
   virtual void close() noexcept = 0;
 };
 
-/// Waits once until a native handle is readable or writable.
+/// Waits once until a native handle is readable or writable; may end early for no reason, so who
+/// was told tries, and waits again.
 ///
 /// Shape: embedded in what waits; `done` runs inside turn(), once, also after cancel_wait().
 struct readiness {
