@@ -160,6 +160,10 @@ class shared_buffer {
   [[nodiscard]] detail::block* block() const noexcept { return block_; }
 
  private:
+  friend class message;
+
+  [[nodiscard]] detail::block* detach() noexcept { return std::exchange(block_, nullptr); }
+
   detail::block* block_ = nullptr;
   std::span<const std::byte> bytes_;
 };

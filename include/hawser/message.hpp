@@ -52,17 +52,19 @@ class lease {
     return *this;
   }
   ~lease() {
-    if (owner_ != nullptr) end();
+    if (owner_ != nullptr) end(nullptr);
   }
-  /// Before the end of the lease.
-  void give_back() noexcept {
-    if (owner_ == nullptr) return;
-    end();
+  [[nodiscard]] bool is_held() const noexcept { return owner_ != nullptr; }
+  /// Before the end of the lease, with a reference to what it was held for.
+  ///
+  /// Shape: is_held().
+  void give_back(block* used) noexcept {
+    end(used);
     owner_ = nullptr;
   }
 
  private:
-  void end() noexcept;
+  void end(block* used) noexcept;
 
   link_core* owner_ = nullptr;
   std::uint64_t cost_ = 0;
@@ -88,6 +90,11 @@ class message {
       : payload_(std::move(payload)), header_(header) {}
   message(shared_buffer&& payload, message_header header, lane via, detail::lease&& credit) noexcept
       : lease_(std::move(credit)), payload_(std::move(payload)), header_(header), lane_(via) {}
+  message(message&&) noexcept = default;
+  message& operator=(message&&) noexcept = default;
+  ~message() {
+    if (lease_.is_held()) lease_.give_back(payload_.detach());
+  }
 
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return payload_.bytes(); }
   [[nodiscard]] std::size_t size() const noexcept { return payload_.size(); }
@@ -126,11 +133,11 @@ class message {
 
   /// Gives bytes and credit back before the end.
   void let_go() noexcept {
+    if (lease_.is_held()) return lease_.give_back(payload_.detach());
     payload_ = {};
-    lease_.give_back();
   }
 
-  detail::lease lease_;  // destroyed after the payload: credit returns once the bytes are let go
+  detail::lease lease_;
   shared_buffer payload_;
   message_header header_;
   lane lane_ = lane::normal;

@@ -575,6 +575,7 @@ void link_core::rearm() noexcept {
 void link_core::on_timer(timer& entry) noexcept {
   link_core& self = static_cast<link_timer&>(entry).owner;
   if (self.linger_) return self.close_pipes();
+  self.let_go_.settle();  // copies of payloads may have gone elsewhere since
   self.machine_.tick(self.home_.now());
   self.dispatch();
   self.touch();
@@ -750,6 +751,7 @@ void link_core::try_inert() noexcept {
   // What was to be forwarded may be our own messages, which would keep us for ever.
   machine_.drop_output();
   if (flush_queued_) return;  // it comes back
+  let_go_.settle();
   {
     const std::lock_guard guard(mutex_);
     if (visits_ != 0) return;  // end_visit() comes back
@@ -817,15 +819,19 @@ void link_core::end_visit() noexcept {
   try_inert();
 }
 
-void link_core::release_message(std::uint32_t lane_and_flag, std::uint64_t cost) noexcept {
-  if (!at_home() || inert_) return release_elsewhere(lane_and_flag, cost);
+void link_core::release_message(block* used, std::uint32_t lane_and_flag,
+                                std::uint64_t cost) noexcept {
+  if (!at_home() || inert_) return release_elsewhere(used, lane_and_flag, cost);
+  if (used != nullptr) let_go_.add(*used);
   const bool reassembled = (lane_and_flag & reassembled_flag) != 0;
   ++released_;
   if (machine_.release(lane_and_flag & ~reassembled_flag, cost, reassembled)) touch();
 }
 
 // Not on home's thread, or when the link is only memory.
-void link_core::release_elsewhere(std::uint32_t lane_and_flag, std::uint64_t cost) noexcept {
+void link_core::release_elsewhere(block* used, std::uint32_t lane_and_flag,
+                                  std::uint64_t cost) noexcept {
+  if (used != nullptr) release(used);
   if (birthmark_.is_inherited()) return;
   const bool reassembled = (lane_and_flag & reassembled_flag) != 0;
   const std::size_t lane = lane_and_flag & ~reassembled_flag;
@@ -854,6 +860,7 @@ void link_core::run_collect(work& item) noexcept {
 }
 
 void link_core::collect() noexcept {
+  let_go_.settle();  // what was let go of elsewhere may have been the rest of a block
   returned taken;
   {
     const std::lock_guard guard(mutex_);
@@ -872,8 +879,8 @@ void link_core::collect() noexcept {
   touch();
 }
 
-void lease::end() noexcept {
-  owner_->release_message(lane_index_, cost_);
+void lease::end(block* used) noexcept {
+  owner_->release_message(used, lane_index_, cost_);
 }
 
 }  // namespace hawser::detail

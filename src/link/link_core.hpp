@@ -16,6 +16,7 @@
 #include "core/current_executor.hpp"
 #include "exec/worker.hpp"
 #include "hawser/link.hpp"
+#include "link/reference_tab.hpp"
 #include "link/waiters.hpp"
 #include "os/birthmark.hpp"
 #include "os/reactor.hpp"
@@ -135,7 +136,8 @@ class link_core final : public component, private shm::port_events, private shm:
   // ---- any thread ------------------------------------------------------------------------
   void retain_handle() noexcept { handles_.fetch_add(1, std::memory_order_relaxed); }
   void release_handle() noexcept;
-  void release_message(std::uint32_t lane_and_flag, std::uint64_t cost) noexcept;
+  /// With a reference to the block that the message was in, if it was in one.
+  void release_message(block* used, std::uint32_t lane_and_flag, std::uint64_t cost) noexcept;
   /// Keeps the core from becoming inert until `arrived()`, which runs on home. False: too late.
   [[nodiscard]] bool begin_visit() noexcept;
   void end_visit() noexcept;  // home's thread
@@ -351,7 +353,7 @@ class link_core final : public component, private shm::port_events, private shm:
   void open_ring(std::size_t channel);
   void see_moved(unsigned channels) noexcept;
   void drop_port() noexcept;
-  [[gnu::noinline]] void release_elsewhere(std::uint32_t lane_and_flag,
+  [[gnu::noinline]] void release_elsewhere(block* used, std::uint32_t lane_and_flag,
                                            std::uint64_t cost) noexcept;
   void collect() noexcept;
   void dropped() noexcept;
@@ -396,6 +398,7 @@ class link_core final : public component, private shm::port_events, private shm:
   unsigned short_lived_ = 0;
   std::uint64_t delivered_ = 0;
   std::uint64_t released_ = 0;
+  reference_tab let_go_;  // at home
   std::atomic<unsigned> sockets_{0};
   std::atomic<std::uint32_t> handles_{1};
 

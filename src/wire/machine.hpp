@@ -547,6 +547,7 @@ class machine {
   };
 
   void consume(std::size_t pipe, detail::block* filled, std::size_t bytes);
+  void end_sharing(detail::block* parsed, std::uint32_t outer_shares) noexcept;
   std::size_t continue_stream(rx_pipe& in, std::span<const std::byte> bytes);
   std::size_t continue_staged(std::size_t pipe, std::span<const std::byte> bytes);
   [[nodiscard]] bool stream_staged(std::size_t pipe);
@@ -692,7 +693,6 @@ class machine {
   std::size_t reassembly_in_use_ = 0;
   detail::pin_budget* pins_;
   std::uint32_t shares_ = 0;  // references to the current block that messages hold
-  detail::block* current_ = nullptr;
 
   clock::time_point now_;
   clock::time_point last_heard_;

@@ -37,10 +37,9 @@ void machine::receive(std::size_t pipe, detail::block* filled, std::size_t bytes
   }
 }
 
-// Parses a block to its end. Messages share the block; their references are counted here and added
-// at the end with one locked instruction, while ours still keeps it alive.
+// Parses a block to its end. Messages share the block; their references are counted here and noted
+// at the end, while ours still keeps it alive.
 void machine::consume(std::size_t pipe, detail::block* filled, std::size_t bytes) {
-  detail::block* const outer = std::exchange(current_, filled);
   const std::uint32_t outer_shares = std::exchange(shares_, 0);
   rx_pipe& in = in_[pipe];
   std::byte* const data = filled->data();
@@ -70,16 +69,17 @@ void machine::consume(std::size_t pipe, detail::block* filled, std::size_t bytes
       }
     }
   } catch (...) {
-    if (shares_ != 0) filled->references.fetch_add(shares_, std::memory_order_relaxed);
-    detail::release(filled);
-    current_ = outer;
-    shares_ = outer_shares;
+    end_sharing(filled, outer_shares);
     throw;
   }
-  if (shares_ != 0) filled->references.fetch_add(shares_, std::memory_order_relaxed);
-  detail::release(filled);
-  current_ = outer;
-  shares_ = outer_shares;
+  end_sharing(filled, outer_shares);
+}
+
+// Nobody else has had a reference to the block: ours becomes those of its messages.
+void machine::end_sharing(detail::block* parsed, std::uint32_t outer_shares) noexcept {
+  const std::uint32_t shares = std::exchange(shares_, outer_shares);
+  if (shares == 0) return detail::release(parsed);
+  parsed->references.store(shares, std::memory_order_relaxed);
 }
 
 // The usual case of handle_frame() and check_data(): whole messages that break no rule, in a block
