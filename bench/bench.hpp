@@ -129,8 +129,10 @@ struct note {
   std::memcpy(&read, message.data(), sizeof read);
   return read;
 }
+// Each number by itself: both at once would wait until the processor has stored both.
 inline void write_note(std::span<std::byte> message, note written) noexcept {
-  std::memcpy(message.data(), &written, sizeof written);
+  std::memcpy(message.data(), &written.number, sizeof written.number);
+  std::memcpy(message.data() + offsetof(note, last), &written.last, sizeof written.last);
 }
 
 /// Counts what comes one way, and answers the sender who asks for it.

@@ -80,11 +80,8 @@ machine::machine(const settings& local, const hello& peer, clock::time_point now
 
 machine::~machine() {
   for (auto& pipe : out_) {
-    while (!pipe.pieces.empty()) {
-      if (pipe.pieces.front().block != nullptr) detail::release(pipe.pieces.front().block);
-      pipe.pieces.pop();
-    }
-    if (pipe.open != nullptr) detail::release(pipe.open);
+    drop_pieces(pipe);
+    if (pipe.open != nullptr) let_go(pipe.open);
   }
   detail::release_budget(pins_);
 }

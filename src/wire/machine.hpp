@@ -451,6 +451,17 @@ class machine {
     return pipe.unsent_bytes + static_cast<std::size_t>(pipe.next - pipe.settled);
   }
   [[nodiscard]] std::byte* room(tx_pipe& pipe, std::size_t bytes);
+  // Blocks of frames on their way out are ours alone: their references need no locked instruction,
+  // which would wait for all that was just written to a ring.
+  static void keep(detail::block* own) noexcept {
+    const auto before = own->references.load(std::memory_order_relaxed);
+    own->references.store(before + 1, std::memory_order_relaxed);
+  }
+  static void let_go(detail::block* own) noexcept {
+    const auto before = own->references.load(std::memory_order_relaxed);
+    if (before == 1) return detail::recycle_block(own);
+    own->references.store(before - 1, std::memory_order_relaxed);
+  }
   static void settle(tx_pipe& pipe) noexcept;
   static void end_piece(tx_pipe& pipe) noexcept;
   void shed_memory() noexcept;

@@ -336,7 +336,7 @@ std::byte* machine::room(tx_pipe& pipe, std::size_t bytes) {
     if (bytes > static_cast<std::size_t>(pipe.end - pipe.next)) {
       const std::size_t usual = pipe.open == nullptr ? first_block_bytes : out_block_bytes;
       detail::block* fresh = detail::allocate_block(std::max(bytes, usual));
-      if (pipe.open != nullptr) detail::release(pipe.open);
+      if (pipe.open != nullptr) let_go(pipe.open);
       pipe.open = fresh;
       pipe.next = fresh->data();
       pipe.end = pipe.next + fresh->capacity;
@@ -345,7 +345,7 @@ std::byte* machine::room(tx_pipe& pipe, std::size_t bytes) {
     piece& added = pipe.pieces.emplace();
     added.bytes = {pipe.next, 0};
     added.block = pipe.open;
-    detail::retain(pipe.open);
+    keep(pipe.open);
   }
   std::byte* const start = pipe.next;
   pipe.next += bytes;
@@ -361,7 +361,7 @@ void machine::shed_memory() noexcept {
   if (lender_ != nullptr) lender_->shed();
   for (tx_pipe& pipe : out_) {
     if (!pipe.pieces.empty() || pipe.open == nullptr) continue;
-    detail::release(std::exchange(pipe.open, nullptr));
+    let_go(std::exchange(pipe.open, nullptr));
     pipe.next = pipe.until = pipe.settled = pipe.end = nullptr;
   }
 }
@@ -414,7 +414,7 @@ std::size_t machine::gather(std::size_t pipe, std::size_t most) noexcept {
 void machine::written(std::size_t pipe) noexcept {
   tx_pipe& out = out_[pipe];
   for (; out.in_flight > 0; --out.in_flight) {
-    if (out.pieces.front().block != nullptr) detail::release(out.pieces.front().block);
+    if (out.pieces.front().block != nullptr) let_go(out.pieces.front().block);
     out.pieces.pop();
   }
   out.lends = out.lends && !out.pieces.empty();
@@ -515,7 +515,7 @@ void machine::finish_main_move() noexcept {
 
 void machine::drop_pieces(tx_pipe& pipe) noexcept {
   for (; !pipe.pieces.empty(); pipe.pieces.pop()) {
-    if (pipe.pieces.front().block != nullptr) detail::release(pipe.pieces.front().block);
+    if (pipe.pieces.front().block != nullptr) let_go(pipe.pieces.front().block);
   }
   pipe.in_flight = pipe.unsent_bytes = pipe.in_flight_bytes = 0;
   pipe.lends = false;
