@@ -304,6 +304,36 @@ TEST_SUITE("link_memory") {
     CHECK(failed.error().text().find("the peer does not want it") != std::string::npos);
   }
 
+  // A write that waits for room would otherwise wait for the end of the turn, and the peer with it.
+  TEST_CASE("who sends and sends within a turn fills a ring as it is emptied") {
+    constexpr std::size_t count = 2000;
+    constexpr std::size_t behind_most = 64;  // of a kilobyte each: many times the ring
+    hawser::link_options options;
+    options.ring_bytes.fill(page);
+    options.window_bytes[0] = 4 << 20;
+    host there("shm:", options, 1);
+    hawser::runtime here(test::config(1, there.log));
+    auto client = hawser::sync_wait(here, hawser::connect(there.listener.uri(), options));
+    there.server = there.accept();
+    std::atomic<std::size_t> received{0};
+
+    hawser::start(there.runtime,
+                  [](hawser::link from, std::atomic<std::size_t>& seen) -> task<void> {
+                    while (const auto message = co_await from.control().recv()) ++seen;
+                  }(there.server, received));
+    hawser::run(here, [&]() -> task<void> {
+      const std::vector<std::byte> bytes(1000);
+      for (std::size_t i = 0; i < count; ++i) {
+        co_await client.control().send(bytes);
+        while (i > received + behind_most) std::this_thread::yield();
+      }
+      co_await client.close();
+    });
+
+    while (received != count) std::this_thread::yield();
+    CHECK(received == count);
+  }
+
   TEST_CASE("a segment larger than is allowed is refused, and the link goes on over sockets") {
     hawser::link_options strict;
     strict.shared_bytes = 64 << 10;

@@ -165,7 +165,10 @@ class link_core final : public component, private shm::port_events, private shm:
   void attach_failed(std::size_t channel, std::string_view why) noexcept;
   /// What is framed for a ring goes there in the middle of a turn: no system call is saved by
   /// waiting for its end.
-  void flush_ring(std::size_t index) noexcept { pipes_[index].flush(); }
+  void flush_ring(std::size_t index) noexcept {
+    pipes_[index].push_on();
+    pipes_[index].flush();
+  }
   /// The first small message of a turn, which needs no more than a place in a ring. False: send it
   /// as any other.
   [[nodiscard]] bool send_to_ring(std::size_t channel, std::size_t lane,
@@ -277,6 +280,12 @@ class link_core final : public component, private shm::port_events, private shm:
     /// What was read from the socket before it was ours.
     void take_over(std::span<const std::byte> rest);
     void flush() noexcept;
+    /// A write that waits for room in a ring, which may be there in the midst of a turn.
+    void push_on() noexcept {
+      if (!writing_ || ring_ == nullptr || !ring_->push_on()) return;
+      writing_ = false;
+      owner_->machine_.written(index_);
+    }
     void close() noexcept;
 
     std::span<std::byte> direct_space() noexcept override;

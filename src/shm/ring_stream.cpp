@@ -54,6 +54,13 @@ bool ring_stream::has_stirred() noexcept {
   return reading_ && from_.look() != ring_reader<>::found::nothing;
 }
 
+bool ring_stream::push_on() noexcept {
+  if (!blocked_ || closing_ || ended_) return false;
+  if (!to_.has_room(std::min(record_most, to_.largest()))) return false;
+  blocked_ = !put();
+  return !blocked_;
+}
+
 void ring_stream::wait_for_room() noexcept {
   if (blocked_) to_.wait_for_room();
 }

@@ -37,6 +37,10 @@ class ring_stream final : public stream, private detail::work {
   [[nodiscard]] std::byte* place(std::size_t bytes) noexcept;
   void commit(std::size_t bytes) noexcept;
 
+  /// Goes on with a write that waits, if there is much room by now. True: it is done, and
+  /// on_written() will not be called.
+  [[nodiscard]] bool push_on() noexcept;
+
   // For the port.
   bool look() noexcept;
   [[nodiscard]] bool has_stirred() noexcept;
