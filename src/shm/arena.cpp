@@ -110,7 +110,7 @@ std::optional<buffer> arena::loan(std::size_t bytes) {
   made.granules = count;
   made.capacity = std::size_t{count} * granule_bytes;
   std::fill_n(by_granule_.begin() + first, count, &made);
-  references_.fetch_add(1, std::memory_order_relaxed);
+  ++out_;
   return buffer(made, bytes);
 }
 
@@ -166,8 +166,7 @@ bool arena::prepare(const shared_buffer& payload) noexcept {
 
 void arena::hand_over(const shared_buffer& payload) noexcept {
   auto& out = static_cast<loaned&>(*payload.block());
-  detail::retain(&out);
-  ++out.handed_over;
+  if (out.handed_over++ == 0) detail::retain(&out);
 }
 
 // Where it is written down what was lent there.
@@ -184,9 +183,8 @@ bool arena::take_return(std::uint64_t at) noexcept {
   loaned** const there = place(at);
   if (there == nullptr || *there == nullptr || (*there)->handed_over == 0) return false;
   loaned* const out = *there;
-  --out->handed_over;
   if (out->what == kind::lent_file) *there = nullptr;  // whatever else keeps the bytes
-  detail::release(out);
+  if (--out->handed_over == 0) detail::release(out);
   return true;
 }
 
@@ -198,7 +196,7 @@ shared_buffer arena::lend_file(platform::native_handle file, std::uint64_t offse
   made.view = std::move(view);
   made.file = file;
   made.offset = offset;
-  references_.fetch_add(1, std::memory_order_relaxed);
+  ++out_;
   return {&made, {made.first, made.capacity}};
 }
 
@@ -228,7 +226,7 @@ shared_buffer arena::borrow(std::uint64_t at, std::uint64_t bytes) {
   made.first = first;
   made.capacity = static_cast<std::size_t>(bytes);
   made.view = std::move(view);
-  references_.fetch_add(1, std::memory_order_relaxed);
+  ++out_;
   return {&made, {made.first, made.capacity}};
 }
 
@@ -274,7 +272,7 @@ void arena::settle(loaned& unused) noexcept {
   unused.at = 0;
   platform::release_handle(std::exchange(unused.file, platform::no_handle));
   keep_spare(unused);
-  references_.fetch_sub(1, std::memory_order_relaxed);  // the link's is there still
+  --out_;
   if (what == kind::lent) owner_->on_room();
   if (what == kind::borrowed) owner_->on_let_go(at);
 }
@@ -325,18 +323,18 @@ void arena::abandon() noexcept {
   loaned* next = nullptr;
   {
     const std::lock_guard guard(mutex_);
+    next = std::exchange(returned_, nullptr);
+    for (const loaned* each = next; each != nullptr; each = each->next) --out_;
+    references_.store(out_ + 1, std::memory_order_relaxed);
     abandoned_ = true;
     owner_ = nullptr;
-    next = std::exchange(returned_, nullptr);
   }
-  while (next != nullptr) {
-    delete std::exchange(next, next->next);
-    references_.fetch_sub(1, std::memory_order_relaxed);
-  }
+  while (next != nullptr) delete std::exchange(next, next->next);
   while (spare_ != nullptr) delete std::exchange(spare_, spare_->next);
   while (handed_over != nullptr) {
     loaned& out = *std::exchange(handed_over, handed_over->next);
-    for (auto left = std::exchange(out.handed_over, 0U); left != 0; --left) detail::release(&out);
+    out.handed_over = 0;
+    detail::release(&out);
   }
   let_go();
 }

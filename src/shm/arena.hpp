@@ -153,7 +153,7 @@ class arena final : public detail::block_owner, public detail::lender {
 
     std::uint64_t at = 0;
     std::uint32_t granules = 0;
-    std::uint32_t handed_over = 0;
+    std::uint32_t handed_over = 0;  // times; one reference in all
     kind what = kind::borrowed;
     loaned* next = nullptr;
     shared_buffer view;                                  // of a file
@@ -187,8 +187,9 @@ class arena final : public detail::block_owner, public detail::lender {
   bool failed_ = false;
   const birthmark birthmark_;
 
-  std::atomic<std::size_t> references_{1};  // the link's, and one for each that is out
+  std::size_t out_ = 0;  // lent and borrowed; settled at home, or in references_
   std::mutex mutex_;
+  std::atomic<std::size_t> references_{0};  // once abandoned: for each that is out, and the link's
   bool abandoned_ = false;      // under the mutex, what follows, too
   loaned* returned_ = nullptr;  // elsewhere
 };

@@ -230,20 +230,21 @@ std::optional<verdict> machine::lend(std::size_t lane, std::span<const std::byte
   if (lane % 2 == 1 && alone > single_cost_max(peer_.window[lane])) return {};
   if (is_full(lane) || static_cast<std::uint64_t>(available(lane)) < cost) return {};
   if (is_lent && !lender_->prepare(payload)) return {};
-  shared_buffer there = payload;
+  shared_buffer copied;
   if (!is_lent) {
     auto copy = lender_->loan(bytes.size());
     if (!copy.has_value()) return {};
     std::memcpy(copy->data(), bytes.data(), bytes.size());
-    there = std::move(*copy);
+    copied = std::move(*copy);
   }
+  const shared_buffer& there = is_lent ? payload : copied;
   if (may_frame_now(lane)) {
     tx_[lane].spent += frame_lent(lane, there, header);
     ++tx_[lane].accepted;
     ++tx_[lane].framed;
     use(lane / 2);
   } else {
-    queue(lane, message(std::move(there), header), cost, true);
+    queue(lane, message(is_lent ? shared_buffer(payload) : std::move(copied), header), cost, true);
   }
   return verdict::accepted;
 }
