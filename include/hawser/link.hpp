@@ -59,7 +59,7 @@ struct link_options {
   bool share_memory = true;
   /// By channel, of each direction; a power of two. The side that connects decides, and has the
   /// memory reserved when a channel is first used.
-  std::array<std::size_t, 4> ring_bytes{256 << 10, 256 << 10, 1 << 20, 64 << 10};
+  std::array<std::size_t, 4> ring_bytes{256 << 10, 256 << 10, 1 << 20, 256 << 10};
   std::size_t shared_bytes = 64 << 20;  ///< most that a peer's rings may have
   /// Of each side, where a channel lends the memory that payloads lie in, see channel::loan(): a
   /// power of two, or zero for none. The side that connects decides, and the other takes no more
