@@ -169,16 +169,16 @@ class life {
   // Says every tenth of the time what 99 of 100 answers have taken at most, and what is in use.
   task<void> ask(hawser::link to) {
     std::vector<std::uint32_t> took;
-    auto next = clock::now() + std::chrono::milliseconds(length()) / 10;
-    while (clock::now() < until_) {
+    const auto tenth = std::chrono::milliseconds(length()) / 10;
+    for (auto next = until_ - 9 * tenth; next <= until_;) {
       const auto asked = clock::now();
       co_await to.rpc().send("?");
       const auto reply = co_await to.rpc().recv();
       CHECK(reply.has_value());
       took.push_back(static_cast<std::uint32_t>((clock::now() - asked).count()));
       co_await hawser::this_task::sleep_for(1ms);  // sleeps: the pace
-      if (clock::now() < next || took.empty()) continue;
-      next += std::chrono::milliseconds(length()) / 10;
+      if (clock::now() < next) continue;
+      next += tenth;
       std::ranges::sort(took);
       std::cout << took.size() << " answers, p50 " << took[took.size() / 2] / 1000 << " us, p99 "
                 << took[took.size() * 99 / 100] / 1000 << " us, " << resident_kib() << " KiB, "

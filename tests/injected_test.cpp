@@ -13,6 +13,7 @@
 #include "hawser/hawser.hpp"
 #include "support/child.hpp"
 #include "support/environment.hpp"
+#include "support/folder.hpp"
 #include "support/links.hpp"
 
 namespace {
@@ -39,25 +40,49 @@ task<void> greet(hawser::listener& listener) {
 }
 
 // A link in a runtime of its own, from beginning to end.
-void live() {
+void live(const std::string& uri) {
   test::log_book log;
   hawser::runtime runtime(test::config(1, log));
-  auto listener = hawser::listen(runtime, "tcp://:0");
+  auto listener = hawser::listen(runtime, uri);
   hawser::run(runtime, [&] { return greet(listener); });
+}
+
+void live_among_failures(const std::string& uri) {
+  const test::watchdog guard(5s);
+  const auto first = test::outcome_of([&] { live(uri); });
+  if (!first.has_value()) CHECK(first.error().code().value() != 0);
+  // strace fails a call of each thread: those of the next runtime are others.
+  unsigned attempts = 0;
+  while (!test::outcome_of([&] { live(uri); }).has_value() && attempts < 3) ++attempts;
+  std::cout << "first=" << (first.has_value() ? "done" : first.error().text())
+            << " attempts=" << attempts << std::endl;
+}
+
+void expect_ends(const std::string& road, const injection& with) {
+  for (const auto error : with.errors) {
+    for (unsigned n = with.first; n <= with.last; ++n) {
+      const std::string call(with.call);
+      const auto child =
+          test::run_child("strace -f -qq -o /dev/null -e trace=" + call + " -e inject=" + call +
+                              ":error=" + std::string(error) + ":when=" + std::to_string(n),
+                          "links over " + road + " while calls fail");
+      INFO(road << ", " << call << " no. " << n << ", " << std::string(error) << ": "
+                << child.output);
+      CHECK(child.status == 0);
+      CHECK(child.output.find("first=") != std::string::npos);
+    }
+  }
 }
 
 }  // namespace
 
 TEST_SUITE("injected") {
-  TEST_CASE("child: links while calls fail" * doctest::skip()) {
-    const test::watchdog guard(5s);
-    const auto first = test::outcome_of(live);
-    if (!first.has_value()) CHECK(first.error().code().value() != 0);
-    // strace fails a call of each thread: those of the next runtime are others.
-    unsigned attempts = 0;
-    while (!test::outcome_of(live).has_value() && attempts < 3) ++attempts;
-    std::cout << "first=" << (first.has_value() ? "done" : first.error().text())
-              << " attempts=" << attempts << std::endl;
+  TEST_CASE("child: links over tcp while calls fail" * doctest::skip()) {
+    live_among_failures("tcp://:0");
+  }
+  TEST_CASE("child: links over shared memory while calls fail" * doctest::skip()) {
+    const test::folder here;
+    live_among_failures("shm:" + (here / "s"));
   }
 
   TEST_CASE("calls that Asio and liburing make may fail") {
@@ -77,18 +102,8 @@ TEST_SUITE("injected") {
         {"io_uring_register", {"ENOMEM", "EINVAL"}, 1, 3},
     };
     for (const injection& each : portable ? for_asio : for_ring) {
-      for (const auto error : each.errors) {
-        for (unsigned n = each.first; n <= each.last; ++n) {
-          const std::string call(each.call);
-          const auto child = test::run_child(
-              "strace -f -qq -o /dev/null -e trace=" + call + " -e inject=" + call +
-                  ":error=" + std::string(error) + ":when=" + std::to_string(n),
-              "links while calls fail");
-          INFO(call << " no. " << n << ", " << std::string(error) << ": " << child.output);
-          CHECK(child.status == 0);
-          CHECK(child.output.find("first=") != std::string::npos);
-        }
-      }
+      expect_ends("tcp", each);
+      expect_ends("shared memory", each);
     }
   }
 }
