@@ -13,7 +13,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <iostream>
@@ -54,8 +53,7 @@ constexpr std::array<const char*, kinds> names{
 enum class moment : std::uint8_t { before, waiting, completion, after };
 
 std::uint64_t races_wanted() {
-  if (const char* const text = std::getenv("HAWSER_CANCEL_RACES")) return std::stoull(text);
-  return hawser::detail::sanitized ? 2'000 : 8'000;
+  return test::asked("HAWSER_CANCEL_RACES", hawser::detail::sanitized ? 2'000 : 8'000);
 }
 
 // ---- what was sent and what came ---------------------------------------------------------------

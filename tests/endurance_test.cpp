@@ -9,7 +9,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <string>
@@ -33,8 +32,8 @@ using hawser::task;
 constexpr std::size_t disturbed_links = 6;
 
 std::chrono::seconds length() {
-  const char* const asked = std::getenv("HAWSER_ENDURE_MINUTES");
-  return asked == nullptr ? 2s : std::chrono::seconds(60 * std::strtol(asked, nullptr, 10));
+  const auto minutes = test::asked("HAWSER_ENDURE_MINUTES", 0);
+  return minutes == 0 ? 2s : std::chrono::seconds(60 * minutes);
 }
 
 std::size_t resident_kib() {

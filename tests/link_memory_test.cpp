@@ -14,7 +14,6 @@
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <random>
@@ -529,8 +528,7 @@ TEST_SUITE("link_memory") {
   // Goal: nothing lost or reordered, and the slowest client at least half as fast as the one in the
   // middle. Method: counts at the moment when the first has all its answers; no clock.
   TEST_CASE("many clients of one server share memory with it, and none is left behind") {
-    const char* const wanted = std::getenv("HAWSER_CLIENTS");
-    const auto most = wanted == nullptr ? 128 : std::strtoul(wanted, nullptr, 10);
+    const auto most = test::asked("HAWSER_CLIENTS", 128);
     for (const std::size_t many : {std::size_t{32}, std::size_t{most}}) {
       CAPTURE(many);
       constexpr std::uint64_t rounds = 100;
@@ -714,8 +712,7 @@ TEST_SUITE("link_memory") {
     at.await_memory();
     const std::size_t descriptors = test::open_descriptors();
     const std::size_t mapped = test::segment_mappings();
-    const char* const wanted = std::getenv("HAWSER_REWRITES");
-    const auto rounds = wanted == nullptr ? 60 : std::strtoul(wanted, nullptr, 10);
+    const auto rounds = test::asked("HAWSER_REWRITES", 60);
     std::uint64_t violations = 0;
 
     for (std::uint64_t round = 0; round < rounds; ++round) {

@@ -59,12 +59,6 @@ std::size_t index_of(priority kind) {
   return static_cast<std::size_t>(std::find(kinds.begin(), kinds.end(), kind) - kinds.begin());
 }
 
-/// A number from the environment.
-unsigned chosen(const char* variable, unsigned otherwise) {
-  const char* const text = std::getenv(variable);
-  return text == nullptr ? otherwise : static_cast<unsigned>(std::strtoul(text, nullptr, 10));
-}
-
 /// Looks again and again; a watchdog must be on guard.
 template <class Condition>
 void await(const Condition& reached) {
@@ -488,7 +482,7 @@ void at_every_instruction(std::uint64_t points, const Attempt& attempt) {
   const std::uint64_t all = attempt(to_the_end);
   if (all == 0) return test::skip("children may not be traced here");
   const std::uint64_t stride =
-      chosen("HAWSER_KILL_STRIDE", static_cast<unsigned>(std::max<std::uint64_t>(all / points, 1)));
+      test::asked("HAWSER_KILL_STRIDE", std::max<std::uint64_t>(all / points, 1));
   std::uint64_t kills = 1;
   for (std::uint64_t n = test::seed() % stride; attempt(n) == n; n += stride) ++kills;
   if (std::getenv("HAWSER_KILL_STRIDE") != nullptr) {
@@ -672,7 +666,7 @@ TEST_SUITE("memory_death") {
   }
 
   TEST_CASE("processes that are killed at any time leave whole messages, and nothing else") {
-    const unsigned kills = chosen("HAWSER_KILLS", hawser::detail::sanitized ? 20 : 120);
+    const auto kills = test::asked("HAWSER_KILLS", hawser::detail::sanitized ? 20 : 120);
     scene here(std::chrono::seconds(60 + kills / 4), true);
     std::mt19937_64 dice(test::seed());
     std::vector<double> noticed;

@@ -11,7 +11,6 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -303,8 +302,7 @@ void talker::on_written(std::error_code error) noexcept {
 TEST_SUITE("reactor_stress") {
   TEST_CASE(
       "streams that write, read, close and wait as the dice say: nothing is lost or altered") {
-    const char* const asked = std::getenv("HAWSER_REACTOR_WORLDS");
-    const auto worlds = asked == nullptr ? 300 : std::strtoul(asked, nullptr, 10);
+    const auto worlds = test::asked("HAWSER_REACTOR_WORLDS", 300);
     for (std::uint64_t seed = test::seed(); seed != test::seed() + worlds; ++seed) {
       CAPTURE(seed);
       const test::guarded_reactor reactor;

@@ -36,6 +36,7 @@ using hawser::platform::io_slice;
 using hawser::platform::native_handle;
 using notice = hawser::stream::notice;
 using test::guarded_reactor;
+using test::listen_anywhere;
 using test::slice_of;
 using test::tcp_pair;
 using test::turn_until;
@@ -199,10 +200,6 @@ class gate final : public hawser::accept_events {
   hawser::reactor& home_;
   std::unique_ptr<hawser::acceptor> acceptor_;
 };
-
-native_handle listen_anywhere() {
-  return platform::open_listener(platform::resolve("127.0.0.1", "0").front(), 16);
-}
 
 native_handle connect_to(hawser::reactor& home, native_handle listener) {
   bool pending = false;

@@ -59,11 +59,11 @@ inline void retain(block* shared) noexcept {
   shared->references.fetch_add(1, std::memory_order_relaxed);
 }
 
-inline void release(block* shared) noexcept {
+inline void release(block* shared, std::uint32_t count = 1) noexcept {
   // acquire pairs with the release of the holder that went before: its writes are done. The only
   // holder needs no locked instruction to know that it is the last.
-  if (shared->references.load(std::memory_order_acquire) == 1 ||
-      shared->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+  if (shared->references.load(std::memory_order_acquire) == count ||
+      shared->references.fetch_sub(count, std::memory_order_acq_rel) == count) {
     recycle_block(shared);
   }
 }

@@ -92,9 +92,7 @@ class message {
       : lease_(std::move(credit)), payload_(std::move(payload)), header_(header), lane_(via) {}
   message(message&&) noexcept = default;
   message& operator=(message&&) noexcept = default;
-  ~message() {
-    if (lease_.is_held()) lease_.give_back(payload_.detach());
-  }
+  ~message() { let_go(); }
 
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return payload_.bytes(); }
   [[nodiscard]] std::size_t size() const noexcept { return payload_.size(); }

@@ -25,7 +25,7 @@ class reference_tab {
   /// Takes over a reference. What is large, or somebody else's, does not wait.
   void add(block& used) noexcept {
     if (used.owner != nullptr || used.capacity > kept_bytes_most) return release(&used);
-    // acquire, here and below: as in release()
+    // acquire: as in release()
     const auto references = used.references.load(std::memory_order_acquire);
     if (references == 1 || (block_ == &used && references == count_ + 1)) {
       if (block_ == &used) block_ = nullptr;
@@ -40,11 +40,7 @@ class reference_tab {
   }
   /// Gives back what waits.
   void settle() noexcept {
-    if (block_ == nullptr) return;
-    block* const used = std::exchange(block_, nullptr);
-    if (used->references.fetch_sub(count_, std::memory_order_acq_rel) == count_) {
-      recycle_block(used);
-    }
+    if (block_ != nullptr) release(std::exchange(block_, nullptr), count_);
   }
 
  private:

@@ -50,7 +50,7 @@ class arrivals {
   ~arrivals() {
     for (; !entries_.empty(); entries_.pop()) {
       const plain_run& rest = entries_.front().run;
-      for (auto left = rest.left; left != 0; --left) detail::release(rest.block);
+      if (rest.left != 0) detail::release(rest.block, rest.left);
     }
   }
 

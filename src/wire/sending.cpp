@@ -244,7 +244,7 @@ std::optional<verdict> machine::lend(std::size_t lane, std::span<const std::byte
     ++tx_[lane].framed;
     use(lane / 2);
   } else {
-    queue(lane, message(is_lent ? shared_buffer(payload) : std::move(copied), header), cost, true);
+    queue(lane, message(there, header), cost, true);
   }
   return verdict::accepted;
 }

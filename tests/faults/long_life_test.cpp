@@ -15,7 +15,6 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iostream>
@@ -43,8 +42,7 @@ using test::linked;
 using test::transport;
 
 std::size_t links_wanted() {
-  if (const char* const text = std::getenv("HAWSER_LONG_LIFE")) return std::stoul(text);
-  return hawser::detail::sanitized ? 300 : 6'000;
+  return test::asked("HAWSER_LONG_LIFE", hawser::detail::sanitized ? 300 : 6'000);
 }
 
 // Blocks and frames together: see core/buffer.cpp and task/frame_pool.cpp.

@@ -10,7 +10,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 
 #include "sim/scenario.hpp"
@@ -20,8 +19,7 @@ namespace {
 
 // Minutes that HAWSER_SOAK_MINUTES asks for, beyond the usual seeds.
 std::chrono::minutes soak() {
-  const char* const asked = std::getenv("HAWSER_SOAK_MINUTES");
-  return std::chrono::minutes(asked == nullptr ? 0 : std::strtol(asked, nullptr, 10));
+  return std::chrono::minutes(test::asked("HAWSER_SOAK_MINUTES", 0));
 }
 
 }  // namespace

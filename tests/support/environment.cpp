@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <iostream>
+#include <string>
 
 namespace test {
 namespace {
@@ -24,6 +25,11 @@ void set_seed(std::uint64_t value) noexcept {
 std::string_view backend() noexcept {
   const char* const name = std::getenv("HAWSER_TEST_BACKEND");
   return name == nullptr ? std::string_view() : std::string_view(name);
+}
+
+std::uint64_t asked(const char* variable, std::uint64_t otherwise) {
+  const char* const text = std::getenv(variable);
+  return text == nullptr ? otherwise : std::stoull(text);
 }
 
 void skip(std::string_view reason) {

@@ -17,6 +17,10 @@ namespace test {
 /// library's own choice.
 [[nodiscard]] std::string_view backend() noexcept;
 
+/// The number that a variable asks for, or else `otherwise`: how long or how often, for runs by
+/// hand.
+[[nodiscard]] std::uint64_t asked(const char* variable, std::uint64_t otherwise);
+
 /// Says that the current test case cannot do its job on this machine, and why. Then return.
 ///
 /// One call makes the whole run exit with 77, which ctest shows as skipped, unless something

@@ -10,8 +10,12 @@ namespace test {
 using hawser::platform::native_handle;
 namespace platform = hawser::platform;
 
+native_handle listen_anywhere() {
+  return platform::open_listener(platform::resolve("127.0.0.1", "0").front(), 16);
+}
+
 std::pair<native_handle, native_handle> tcp_pair() {
-  const auto listener = platform::open_listener(platform::resolve("127.0.0.1", "0").front(), 1);
+  const auto listener = listen_anywhere();
   bool pending = false;
   std::error_code error;
   const auto ours = platform::start_connect(platform::local_address(listener), pending, error);

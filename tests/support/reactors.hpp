@@ -43,6 +43,8 @@ inline hawser::platform::io_slice slice_of(std::string_view text) {
   return {reinterpret_cast<const std::byte*>(text.data()), text.size()};
 }
 
+/// A socket that listens at a tcp port of its own.
+[[nodiscard]] hawser::platform::native_handle listen_anywhere();
 /// Two ends of a tcp connection.
 [[nodiscard]] std::pair<hawser::platform::native_handle, hawser::platform::native_handle>
 tcp_pair();
